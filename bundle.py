@@ -1,0 +1,221 @@
+"""Bundling: everything that the compiler knows about a model becomes one artifact."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from . import __version__
+from .backend import timing
+from .backend.artifact import Artifact
+from .backend.dram import CONSTANTS_START, Region
+from .backend.isa import Isa
+from .backend.program import LaunchCode, Program
+from .backend.target import Target
+from .graph.graph import Graph, Node
+from .ops.types import TensorType
+from .runtime.attributes import encode_attrs, layout_to_json
+from .schedules.model import LaunchStep, LayerPlan, Lowered
+
+Json = dict[str, Any]
+
+
+def bundle(
+    source: Path,
+    target: Target,
+    preprocessing: Mapping[str, Any] | None,
+    keep_intermediates: bool,
+    imported: Graph,
+    placed: Graph,
+    integer: Graph,
+    lowered: Lowered,
+    assembled: Program,
+) -> Artifact:
+    """The artifact of a compiled model.
+
+    `imported` has a node for every ONNX node, `placed` is the float graph that was quantised,
+    `integer` what the artifact computes.
+    """
+    members: dict[str, bytes] = {"constants.bin": assembled.constants.tobytes()}
+    names = _origin_table(assembled.launches)
+    cycles = [layer_cycles(target, code) for code in assembled.launches]
+    launches = []
+    for index, code in enumerate(assembled.launches):
+        members[f"launch{index}.insns"] = code.insns.tobytes()
+        members[f"launch{index}.origins"] = np.array(
+            [names[origin] for origin in code.origins], "<i4"
+        ).tobytes()
+        launches.append(
+            {
+                "member": f"launch{index}.insns",
+                "origins_member": f"launch{index}.origins",
+                "instructions": len(code.insns),
+                "estimated_cycles": sum(cycles[index].values()),
+            }
+        )
+    host_constants = _host_constants(integer, members)
+    manifest = {
+        "producer": f"vtaflow {__version__}",
+        "model": {"name": source.stem, "sha256": hashlib.sha256(source.read_bytes()).hexdigest()},
+        "target": target.to_json(),
+        "fingerprint": target.fingerprint(),
+        "profile": "portable",
+        "batch": integer.batch,
+        "inputs": [_tensor(integer, name) for name in integer.inputs],
+        "outputs": [_tensor(integer, name) for name in integer.outputs],
+        "preprocessing": preprocessing,
+        "steps": [_step(step) for step in lowered.steps],
+        "host_constants": host_constants,
+        "launches": launches,
+        "origins": [list(origin) for origin in names],
+        "arena": {
+            "bytes": assembled.arena.bytes,
+            "keep_intermediates": keep_intermediates,
+            "regions": [_region(one, integer) for one in assembled.arena.regions],
+        },
+        "constants": {"member": "constants.bin", "start": CONSTANTS_START},
+        "layers": [_layer(plan, integer, cycles[plan.launch]) for plan in lowered.layers],
+        "placement": _placement(imported, placed),
+    }
+    return Artifact.create(manifest, members, source.stem)
+
+
+def layer_cycles(target: Target, code: LaunchCode) -> dict[tuple[str, ...], int]:
+    """Estimated cycles of a launch by origin.
+
+    A layer's time runs from the end of the last compute instruction of its predecessor to the
+    end of its own, so that the times add up to the whole launch.
+    """
+    stream = Isa.of(target).decode_stream(code.insns)
+    timeline = timing.schedule(target, stream)
+    ends: dict[tuple[str, ...], int] = {}
+    for origin, module, end in zip(
+        code.origins, timeline.module.tolist(), timeline.end.tolist(), strict=True
+    ):
+        if module == timing.COMPUTE and origin:
+            ends[origin] = end + 1
+    if not ends:
+        return {}
+    ends[list(ends)[-1]] = timeline.cycles
+    cycles, previous = {}, 0
+    for origin, end in ends.items():
+        cycles[origin] = end - previous
+        previous = end
+    return cycles
+
+
+def _origin_table(launches: Sequence[LaunchCode]) -> dict[tuple[str, ...], int]:
+    origins = dict.fromkeys(origin for code in launches for origin in code.origins)
+    return {origin: index for index, origin in enumerate(origins)}
+
+
+def _host_constants(graph: Graph, members: dict[str, bytes]) -> Json:
+    """Constants that host nodes read or the model returns; their bytes go to `members`."""
+    used = dict.fromkeys(
+        value
+        for node in graph.nodes
+        if node.device != "vta"
+        for value in node.inputs
+        if value in graph.constants
+    )
+    used |= dict.fromkeys(value for value in graph.outputs if value in graph.constants)
+    result = {}
+    for index, name in enumerate(used):
+        array = graph.constants[name]
+        member = f"host{index}.bin"
+        members[member] = array.astype(array.dtype.newbyteorder("<")).tobytes()
+        result[name] = {"member": member, "shape": list(array.shape), "dtype": str(array.dtype)}
+    return result
+
+
+def _tensor(graph: Graph, name: str) -> Json:
+    """An input or output of the model, with the scale at which the device sees it, if it does."""
+    kind = graph.types[name]
+    scales = [
+        node.attrs["scale"]
+        for node in graph.nodes
+        if (node.op == "Quantize" and node.inputs[0] == name)
+        or (node.op == "Dequantize" and node.outputs[0] == name)
+    ]
+    return {
+        "name": name,
+        "shape": list(kind.shape),
+        "dtype": kind.dtype,
+        "quantisation": {"scale": scales[0]} if scales else None,
+    }
+
+
+def _step(step: Node | LaunchStep) -> Json:
+    if isinstance(step, LaunchStep):
+        return {
+            "kind": "launch",
+            "index": step.index,
+            "inputs": list(step.inputs),
+            "outputs": list(step.outputs),
+        }
+    return {
+        "kind": "host",
+        "name": step.name,
+        "op": step.op,
+        "inputs": list(step.inputs),
+        "outputs": list(step.outputs),
+        "attrs": encode_attrs(step.attrs),
+    }
+
+
+def _region(region: Region, graph: Graph) -> Json:
+    tensor: TensorType | None = graph.types.get(region.name)
+    known = tensor is not None and region.kind != "constant"
+    return {
+        "name": region.name,
+        "kind": region.kind,
+        "memory": region.memory.name,
+        "start": region.start,
+        "bytes": region.bytes,
+        "shape": list(tensor.storage_shape) if tensor and known else None,
+        "logical_shape": list(tensor.shape) if tensor and known else None,
+        "dtype": tensor.dtype if tensor and known else None,
+        "layout": layout_to_json(tensor.layout) if tensor and known else None,
+        "scale": tensor.scale if tensor and known else None,
+    }
+
+
+def _layer(plan: LayerPlan, graph: Graph, cycles: Mapping[tuple[str, ...], int]) -> Json:
+    node = next(node for node in graph.nodes if node.name == plan.name)
+    return {
+        "name": plan.name,
+        "origin": list(plan.origin),
+        "op": plan.op,
+        "output": node.outputs[0],
+        "macs": plan.macs,
+        "tiles": " ".join(f"{key}={value}" for key, value in plan.schedule.items()),
+        "bytes": plan.bytes_loaded + plan.bytes_stored,
+        "bytes_loaded": plan.bytes_loaded,
+        "bytes_stored": plan.bytes_stored,
+        "estimated_cycles": cycles.get(plan.origin, 0),
+        "launch": plan.launch,
+        "template": plan.template,
+        "schedule": dict(plan.schedule),
+        "loop_nest": plan.text.splitlines(),
+    }
+
+
+def _placement(imported: Graph, placed: Graph) -> list[Json]:
+    """One row for every ONNX node: where it runs and why."""
+    homes = {name: node for node in placed.nodes for name in (node.origin or (node.name,))}
+    rows = []
+    for node in imported.nodes:
+        for name in node.origin or (node.name,):
+            home = homes.get(name)
+            if home is None:
+                device, reason = "none", "folded away at compile time"
+            elif home.origin and name != home.origin[0]:
+                device, reason = home.device, f"fused into {home.origin[0]}"
+            else:
+                device, reason = home.device, home.reason
+            rows.append({"node": name, "op": node.op, "device": device, "reason": reason})
+    return rows

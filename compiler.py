@@ -1,0 +1,203 @@
+"""The compiler: the pipeline from an ONNX file to a checked artifact, one line a stage."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .backend import program
+from .backend.artifact import Artifact
+from .backend.checker import require_clean
+from .backend.listing import listing
+from .backend.program import Program
+from .backend.target import Target
+from .bundle import bundle
+from .errors import DataError
+from .frontend.onnx_import import import_onnx
+from .graph.calibration import Calibration, calibrate, random_calibration
+from .graph.graph import Graph
+from .graph.passes import Stage, run_passes
+from .graph.passes.pack import pack
+from .graph.passes.place import place
+from .graph.passes.quantise import quantise
+from .graph.passes.simplify import SIMPLIFY
+from .graph.predicates import PACKED, PLACED, QUANTISED
+from .graph.printer import to_text
+from .ops.types import Array
+from .schedules.legality import accepts_on
+from .schedules.model import Lowered, LaunchStep, lower
+
+CHECK_BASE = 0x0100_0000
+"""Physical address at which streams are checked; the loader checks again at its own."""
+
+RANDOM_SAMPLES = 32
+RANDOM_WARNING = (
+    "NO CALIBRATION DATA: the ranges come from random inputs and accuracy will suffer; "
+    "give real data with --calib"
+)
+
+STAGES = (
+    "import",
+    *(stage.name for stage in SIMPLIFY),
+    "place",
+    "quantise",
+    "pack",
+    "lower",
+    "assemble",
+)
+"""Names of the stages that can be dumped and stopped after."""
+
+
+class Stopped(Exception):
+    """Compilation ended where CompileOptions.stop_after asked; `text` is that stage's result."""
+
+    def __init__(self, stage: str, text: str) -> None:
+        super().__init__(stage)
+        self.stage, self.text = stage, text
+
+
+@dataclass(frozen=True)
+class CompileOptions:
+    """Everything that may differ between two compilations of a model for a target.
+
+    `batch` is the compiled batch; `placement` maps ONNX nodes to "vta" or "host"; `schedules`
+    maps layers to schedule fields; `preprocessing` is the note kept for the artifact; `dump` is
+    called with a stage's name and its result as text; `progress` with the number of calibration
+    samples done; `seed` feeds random calibration.
+    """
+
+    batch: int = 1
+    calibration_method: str = "mse"
+    bias_correction: bool = True
+    placement: Mapping[str, str] = field(default_factory=dict)
+    schedules: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    keep_intermediates: bool = False
+    preprocessing: Mapping[str, Any] | None = None
+    dump: Callable[[str, str], None] | None = None
+    stop_after: str | None = None
+    progress: Callable[[int], None] = lambda samples: None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class CompiledModel:
+    """An artifact and the graphs that it was compiled through.
+
+    `placed` is the float graph with its placement, `integer` the packed graph that the artifact
+    computes byte for byte. `lowered` holds the commands.
+    """
+
+    artifact: Artifact
+    source: Path
+    placed: Graph
+    integer: Graph
+    lowered: Lowered
+    warnings: tuple[str, ...]
+    compile_seconds: float
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the artifact; raises ArtifactError."""
+        self.artifact.save(path)
+
+
+def compile(
+    model: str | os.PathLike[str],
+    target: str | Target = "sim",
+    calibration: Array | Mapping[str, Array] | None = None,
+    options: CompileOptions | None = None,
+) -> CompiledModel:
+    """Compile an ONNX file for a target.
+
+    `calibration` holds samples (n, ...) as they enter the model, by input name or, for a model
+    of one input, bare; without it random inputs stand in, with a warning. Raises a VtaflowError
+    for whatever the user can mend, and Stopped when `options.stop_after` was reached.
+    """
+    began = time.perf_counter()
+    options = options or CompileOptions()
+    target = target if isinstance(target, Target) else Target.load(target)
+    warnings: list[str] = []
+    done = partial(_done, options)
+
+    imported = import_onnx(model, batch=options.batch)
+    done("import", to_text(imported))
+    simple = run_passes(imported, SIMPLIFY, done)
+    placing = partial(place, accepts=accepts_on(target), overrides=options.placement)
+    placed = run_passes(simple, [Stage("place", placing, PLACED)], done)
+    ranges = _ranges(placed, calibration, options, warnings)
+    quantising = partial(
+        quantise,
+        calibration=ranges,
+        bias_correction=options.bias_correction,
+        warn=warnings.append,
+    )
+    packing = partial(pack, batch=target.batch, block=target.block_in)
+    stages = [Stage("quantise", quantising, QUANTISED), Stage("pack", packing, PACKED)]
+    integer = run_passes(placed, stages, done)
+    lowered = lower(integer, target, options.schedules)
+    done("lower", "\n".join(str(one) for launch in lowered.launches for one in launch))
+    assembled = program.assemble(
+        target, lowered.launches, lowered.buffers, options.keep_intermediates
+    )
+    check(target, assembled, lowered)
+    artifact = bundle(Path(model), target, options.preprocessing, options.keep_intermediates,
+                      imported, placed, integer, lowered, assembled)
+    done("assemble", "\n".join(listing(artifact)))
+    seconds = time.perf_counter() - began
+    return CompiledModel(
+        artifact, Path(model), placed, integer, lowered, tuple(warnings), seconds
+    )
+
+
+def _done(options: CompileOptions, stage: str, text: str) -> None:
+    """Report a finished stage and stop there if that was asked."""
+    if options.dump is not None:
+        options.dump(stage, text)
+    if options.stop_after == stage:
+        raise Stopped(stage, text)
+
+
+def _ranges(
+    graph: Graph,
+    calibration: Array | Mapping[str, Array] | None,
+    options: CompileOptions,
+    warnings: list[str],
+) -> Calibration:
+    if calibration is None:
+        warnings.append(RANDOM_WARNING)
+        data: Mapping[str, Array] = random_calibration(graph, RANDOM_SAMPLES, options.seed)
+    elif isinstance(calibration, Mapping):
+        data = calibration
+    elif len(graph.inputs) == 1:
+        data = {graph.inputs[0]: np.asarray(calibration)}
+    else:
+        raise DataError(
+            f"the model has {len(graph.inputs)} inputs ({', '.join(graph.inputs)}): give "
+            "calibration data by name"
+        )
+    return calibrate(graph, data, options.calibration_method, options.progress)
+
+
+def check(target: Target, assembled: Program, lowered: Lowered) -> None:
+    """Run the independent checker on every launch, bound; raises StreamError."""
+    held: set[str] = set()
+    steps = [step for step in lowered.steps if isinstance(step, LaunchStep)]
+    stored: set[str] = set()
+    for step, code in zip(steps, assembled.launches, strict=True):
+        held |= set(step.inputs)
+        require_clean(
+            target,
+            program.bind(code.insns, target, CHECK_BASE),
+            base=CHECK_BASE,
+            regions=assembled.arena.regions,
+            constants=assembled.constants,
+            origins=code.origins,
+            initialised=held | stored,
+        )
+        stored |= {buffer.name for buffer in lowered.buffers if buffer.kind != "constant"}

@@ -1,0 +1,113 @@
+"""Evaluation: a compiled model on a device beside its float reference on the CPU."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from .compiler import CompiledModel
+from .errors import DataError
+from .frontend.onnx_import import fixed_batch
+from .frontend.reference import cpu_reference
+from .graph.graph import Graph
+from .graph.interpret import interpret
+from .graph.quality import layer_quality
+from .ops.types import Array
+from .runtime.comparison import (
+    Accuracy,
+    Comparison,
+    TensorComparison,
+    accuracy,
+    compare_tensors,
+    first_difference,
+)
+from .runtime.device import Device
+from .runtime.session import InferenceSession
+
+LAYER_SAMPLES = 32
+"""Samples on which layers are compared: every value of the model is held for a part of them."""
+
+EXACT_SAMPLES = 4
+"""Compiled batches whose outputs are compared byte for byte with the integer graph."""
+
+
+def compare(
+    compiled: CompiledModel,
+    feeds: Mapping[str, Array],
+    labels: Array | None = None,
+    device: str | Device = "sim",
+    progress: Callable[[int], object] = lambda samples: None,
+) -> Comparison:
+    """Run `feeds` (name -> (n, ...), as they enter the model) on the device and on the CPU.
+
+    `labels` are n class numbers for the first output. Raises FeedError or DataError when the
+    data do not fit the model.
+    """
+    with InferenceSession(compiled.artifact, device) as session:
+        outputs = session.run(None, feeds, progress)
+        names = [tensor.name for tensor in session.get_outputs()]
+        statistics = session.last_run
+    assert statistics is not None
+    found = dict(zip(names, outputs, strict=True))
+    reference = cpu_reference(compiled.source, fixed_batch(compiled.source))
+    began = time.perf_counter()
+    wanted = reference.run(feeds)
+    cpu_seconds = time.perf_counter() - began
+    rates = None
+    if labels is not None:
+        first = names[0]
+        rates = Accuracy(accuracy(wanted[first], labels), accuracy(found[first], labels))
+    return Comparison(
+        outputs=tuple(compare_tensors(name, wanted[name], found[name]) for name in names),
+        layers=_layers(compiled, feeds),
+        accuracy=rates,
+        counters=statistics.counters,
+        launches=statistics.launches,
+        samples=statistics.samples,
+        run_seconds=statistics.seconds,
+        cpu_seconds=cpu_seconds,
+        reference=reference.name,
+        mismatch=_mismatch(compiled.integer, feeds, found),
+    )
+
+
+def random_feeds(graph: Graph, samples: int, seed: int) -> dict[str, Array]:
+    """Seeded normal inputs for a model without test data; integers are 0 or 1."""
+    generator = np.random.default_rng(seed)
+    feeds = {}
+    for name in graph.inputs:
+        kind = graph.types[name]
+        values = generator.standard_normal((samples, *kind.shape[1:]))
+        whole = not np.issubdtype(np.dtype(kind.dtype), np.floating)
+        feeds[name] = (values > 0 if whole else values).astype(kind.dtype)
+    return feeds
+
+
+def _layers(compiled: CompiledModel, feeds: Mapping[str, Array]) -> tuple[TensorComparison, ...]:
+    """Every VTA layer's dequantised output beside the float layer's."""
+    some = {name: array[:LAYER_SAMPLES] for name, array in feeds.items()}
+    qualities = layer_quality(compiled.placed, compiled.integer, some)
+    return tuple(
+        TensorComparison(name, one.max_abs_error, one.cosine, one.sqnr_db, None, None)
+        for name, one in qualities.items()
+    )
+
+
+def _mismatch(
+    graph: Graph, feeds: Mapping[str, Array], found: Mapping[str, Array]
+) -> str | None:
+    """The first output element where the device and the integer graph differ, or None."""
+    samples = len(next(iter(feeds.values())))
+    for start in range(0, min(samples, EXACT_SAMPLES * graph.batch), graph.batch):
+        rows = np.minimum(np.arange(start, start + graph.batch), samples - 1)
+        expected = interpret(graph, {name: array[rows] for name, array in feeds.items()})
+        for name in graph.outputs:
+            count = min(graph.batch, samples - start)
+            difference = first_difference(
+                expected[name][:count], found[name][start : start + count]
+            )
+            if difference:
+                return f"{name!r} of sample {start + difference.index[0]} {difference}"
+    return None

@@ -1,0 +1,180 @@
+"""How each ONNX operator becomes a node: operands that are really attributes become attributes.
+
+A converter takes a Call and returns the operands and attributes of the node of the same name, in
+the form that `ops` defines, whatever opset the model is written in. It raises Unsupported, or
+ValueError as type inference does, for a form that cannot be imported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from math import isfinite, isinf, isnan
+from typing import Any
+
+import numpy as np
+
+from ..ops.inference import FLOATS, axes_within, axis_within
+from ..ops.reshape import reshaped
+from .call import Call, Unsupported
+from .tensors import dtype_of
+
+Converted = tuple[tuple[str, ...], dict[str, Any]]
+Converter = Callable[[Call], Converted]
+
+
+def _as_it_is(call: Call) -> Converted:
+    return call.inputs, {}
+
+
+def _gemm(call: Call) -> Converted:
+    names = ("alpha", "beta", "transA", "transB")
+    return call.inputs, {name: call.attributes[name] for name in names}
+
+
+def _batch_normalization(call: Call) -> Converted:
+    if call.attributes.get("training_mode"):
+        raise Unsupported("training_mode is not supported")
+    if call.attributes.get("spatial") == 0 and len(call.shape()) != 2:
+        raise Unsupported("spatial=0 is not supported")
+    return call.inputs, {"epsilon": call.attributes["epsilon"]}
+
+
+def _dropout(call: Call) -> Converted:
+    if call.has(2) and call.fixed(2, "training_mode"):
+        raise Unsupported("training_mode is not supported")
+    return call.inputs[:1], {}
+
+
+def _cast(call: Call) -> Converted:
+    return call.inputs, {"to": dtype_of(call.attributes["to"])}
+
+
+def _clip(call: Call) -> Converted:
+    bounds = {}
+    for index, name in ((1, "min"), (2, "max")):
+        bound = call.attributes.get(name)
+        if call.has(index):
+            bound = np.asarray(call.fixed(index, name)).reshape(-1).tolist()
+            if len(bound) != 1:
+                raise Unsupported(f"{name} is no scalar")
+            bound = bound[0]
+        bounds[name] = _bound(name, bound, call.types[call.inputs[0]].dtype)
+    return call.inputs[:1], bounds
+
+
+def _bound(name: str, bound: float | None, dtype: str) -> float | None:
+    """None for a bound that nothing can exceed."""
+    if bound is None or dtype not in FLOATS:
+        return bound
+    if isnan(bound) or (isinf(bound) and (bound > 0) == (name == "min")):
+        raise Unsupported(f"{name} is {bound}")
+    widest = float(np.finfo(dtype).max)
+    beyond = bound <= -widest if name == "min" else bound >= widest
+    return None if beyond or not isfinite(bound) else bound
+
+
+def _softmax(call: Call) -> Converted:
+    rank = len(call.shape())
+    axis = axis_within(call.attributes["axis"], rank)
+    last = axis + 1 if call.opset >= 13 else rank  # before 13 all axes from `axis` on are one
+    return call.inputs, {"axes": tuple(range(axis, last))}
+
+
+def _flatten(call: Call) -> Converted:
+    axis = call.attributes["axis"]
+    return call.inputs, {"axis": axis + len(call.shape()) if axis < 0 else axis}
+
+
+def _reshape(call: Call) -> Converted:
+    shape = call.shape()
+    target = call.value(1, "shape")
+    if target.value.ndim != 1 or target.value.dtype != np.int64:
+        raise Unsupported("shape is no vector of int64")
+    entries, probe = target.value.tolist(), target.probe.tolist()
+    if call.attributes.get("allowzero") and 0 in entries:
+        raise Unsupported("a size of 0 (allowzero) is not supported")
+    if len(entries) != len(probe) or entries[1:] != probe[1:]:
+        raise Unsupported("shape depends on the batch beyond axis 0")
+    result = reshaped(shape, entries)
+    if shape[:1] == result[:1]:
+        result = (0, *result[1:])[: len(result)]  # axis 0 is copied, so the batch may change
+    elif entries != probe:
+        raise Unsupported("shape moves the batch away from axis 0")
+    return call.inputs[:1], {"shape": result}
+
+
+def _squeeze(call: Call) -> Converted:
+    shape = call.shape()
+    axes = call.attributes.get("axes")
+    if call.has(1):
+        axes = call.integers(1, "axes")
+    if axes is None:
+        axes = [axis for axis, size in enumerate(shape) if size == 1]
+    return call.inputs[:1], {"axes": axes_within(axes, len(shape))}
+
+
+def _unsqueeze(call: Call) -> Converted:
+    axes = call.integers(1, "axes") if call.has(1) else call.attributes["axes"]
+    return call.inputs[:1], {"axes": axes_within(axes, len(call.shape()) + len(axes))}
+
+
+def _transpose(call: Call) -> Converted:
+    perm = call.attributes["perm"]
+    order = reversed(range(len(call.shape()))) if perm is None else perm
+    return call.inputs, {"perm": tuple(order)}
+
+
+def _shape(call: Call) -> Converted:
+    start, end = call.attributes.get("start", 0), call.attributes.get("end")
+    return call.inputs, {"start": start, "end": end}
+
+
+def _axis(call: Call) -> Converted:
+    return call.inputs, {"axis": axis_within(call.attributes["axis"], len(call.shape()))}
+
+
+def _slice(call: Call) -> Converted:
+    rank = len(call.shape())
+    if call.opset < 10:
+        given = {name: call.attributes[name] for name in ("starts", "ends", "axes")}
+        given["steps"] = None
+    else:
+        names = ("starts", "ends", "axes", "steps")
+        given = {
+            name: call.integers(index, name) if call.has(index) else None
+            for index, name in enumerate(names, start=1)
+        }
+    starts, ends = tuple(given["starts"]), tuple(given["ends"])
+    axes = range(len(starts)) if given["axes"] is None else given["axes"]
+    steps = (1,) * len(starts) if given["steps"] is None else given["steps"]
+    attrs = {"starts": starts, "ends": ends, "axes": axes_within(axes, rank), "steps": tuple(steps)}
+    return call.inputs[:1], attrs
+
+
+CONVERTERS: Mapping[str, Converter] = {
+    "Add": _as_it_is,
+    "BatchNormalization": _batch_normalization,
+    "Cast": _cast,
+    "Clip": _clip,
+    "Concat": _axis,
+    "Div": _as_it_is,
+    "Dropout": _dropout,
+    "Flatten": _flatten,
+    "Gather": _axis,
+    "Gemm": _gemm,
+    "Identity": _as_it_is,
+    "LogSoftmax": _softmax,
+    "MatMul": _as_it_is,
+    "Mul": _as_it_is,
+    "Relu": _as_it_is,
+    "Reshape": _reshape,
+    "Shape": _shape,
+    "Sigmoid": _as_it_is,
+    "Slice": _slice,
+    "Softmax": _softmax,
+    "Squeeze": _squeeze,
+    "Sub": _as_it_is,
+    "Tanh": _as_it_is,
+    "Transpose": _transpose,
+    "Unsqueeze": _unsqueeze,
+}

@@ -1,0 +1,94 @@
+"""The float reference on the CPU: onnxruntime where it is installed, else onnx's own evaluator."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import ModelError
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A float model ready to run: `run(feeds)` gives every output by name."""
+
+    name: str
+    run: Callable[[Mapping[str, Array]], dict[str, Array]]
+
+
+def cpu_reference(path: str | os.PathLike[str], batch: int | None) -> Reference:
+    """The preferred CPU reference of the ONNX file at `path`.
+
+    `batch` is the model's fixed batch, to which feeds are cut, or None where it takes any. The
+    last piece is filled up with zeros. Raises ModelError if no runtime takes the model.
+    """
+    try:
+        reference = _onnxruntime(os.fspath(path))
+    except ImportError:
+        reference = _evaluator(os.fspath(path))
+    if batch is None:
+        return reference
+    return Reference(reference.name, lambda feeds: _piecewise(reference.run, feeds, batch))
+
+
+def _onnxruntime(path: str) -> Reference:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    try:
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise ModelError(path, [f"onnxruntime refuses the model: {_first_line(error)}"]) from None
+    names = [output.name for output in session.get_outputs()]
+
+    def run(feeds: Mapping[str, Array]) -> dict[str, Array]:
+        return dict(zip(names, session.run(names, dict(feeds)), strict=True))
+
+    return Reference("onnxruntime", run)
+
+
+def _evaluator(path: str) -> Reference:
+    from onnx.reference import ReferenceEvaluator
+
+    try:
+        session = ReferenceEvaluator(path)
+    except Exception as error:
+        raise ModelError(path, [f"onnx cannot evaluate the model: {_first_line(error)}"]) from None
+    names = list(session.output_names)
+
+    def run(feeds: Mapping[str, Array]) -> dict[str, Array]:
+        return dict(zip(names, session.run(names, dict(feeds)), strict=True))
+
+    return Reference("onnx ReferenceEvaluator", run)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+
+
+def _piecewise(
+    run: Callable[[Mapping[str, Array]], dict[str, Array]],
+    feeds: Mapping[str, Array],
+    batch: int,
+) -> dict[str, Array]:
+    """Run pieces of exactly `batch` samples and join the results."""
+    total = len(next(iter(feeds.values())))
+    pieces: list[dict[str, Array]] = []
+    for start in range(0, total, batch):
+        piece = {name: array[start : start + batch] for name, array in feeds.items()}
+        count = min(batch, total - start)
+        if count < batch:
+            piece = {
+                name: np.concatenate([one, np.zeros((batch - count, *one.shape[1:]), one.dtype)])
+                for name, one in piece.items()
+            }
+        pieces.append({name: one[:count] for name, one in run(piece).items()})
+    return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}

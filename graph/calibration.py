@@ -1,0 +1,150 @@
+"""Calibration: what the float graph's values look like on sample data.
+
+Owns the checks of calibration data, random data for want of real ones, and the pass over the
+data that finds the limit of every value that VTA reads or writes. Memory is bounded: batches
+are sized by what they produce, and only histograms outlive them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+
+from ..errors import DataError
+from ..ops.types import Array, bytes_of
+from .estimators import ESTIMATORS, Histogram
+from .graph import Graph
+from .interpret import interpret
+
+_BATCH_BYTES = 2**26  # of kept values at a time
+_SAMPLE_BYTES = 2**29  # of kept values of all samples that a pass may hold at once
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What quantisation has to know about the data.
+
+    `limits` maps a value's name to the absolute real value that its quantiser clips at.
+    `samples` maps each graph input to an array (n, ...), few enough that every value of the
+    graph may be held for all of them; empty where there are none.
+    """
+
+    limits: Mapping[str, float]
+    samples: Mapping[str, Array]
+
+
+def calibrate(
+    graph: Graph,
+    data: Mapping[str, Array],
+    method: str = "mse",
+    progress: Callable[[int], None] = lambda samples: None,
+) -> Calibration:
+    """Run the placed float graph over `data` and find its limits with one of ESTIMATORS.
+
+    `data` maps each graph input to an array (n, ...), n being any number of samples. `progress`
+    is called with the number of samples of each batch done. Raises DataError for data that do
+    not fit the graph or that it has no finite values for, and for an unknown method.
+    """
+    if method not in ESTIMATORS:
+        raise DataError(
+            f"calibration method {method!r} is unknown; known are {', '.join(ESTIMATORS)}"
+        )
+    data = checked(graph, data)
+    seen = {name: Histogram() for name in quantised_values(graph)}
+    for part, feeds in batches(graph, data, tuple(seen), _BATCH_BYTES):
+        values = interpret(part, feeds, keep=seen)
+        for name, histogram in seen.items():
+            if not np.isfinite(values[name]).all():
+                raise DataError(f"value {name!r} becomes NaN or infinite on the calibration data")
+            histogram.add(values[name])
+        progress(part.batch)
+    estimate = ESTIMATORS[method]
+    limits = {name: estimate(each) if each.peak else 1.0 for name, each in seen.items()}
+    few = _most_samples(graph, tuple(seen), _SAMPLE_BYTES)
+    return Calibration(limits, {name: array[:few] for name, array in data.items()})
+
+
+def quantised_values(graph: Graph) -> tuple[str, ...]:
+    """Activations that a VTA node reads or writes, in order."""
+    on_device = (node for node in graph.nodes if node.device == "vta")
+    names = (name for node in on_device for name in (*node.inputs, *node.outputs))
+    return tuple(dict.fromkeys(name for name in names if name and name not in graph.constants))
+
+
+def random_calibration(graph: Graph, samples: int, seed: int) -> dict[str, Array]:
+    """Seeded normal inputs, for want of real ones; integers are 0 or 1."""
+    random = np.random.default_rng(seed)
+    data: dict[str, Array] = {}
+    for name in graph.inputs:
+        kind = graph.types[name]
+        normal = random.standard_normal((samples, *kind.shape[1:]))
+        floating = np.issubdtype(np.dtype(kind.dtype), np.floating)
+        data[name] = (normal if floating else normal > 0).astype(kind.dtype)
+    return data
+
+
+def checked(graph: Graph, data: Mapping[str, Array]) -> dict[str, Array]:
+    """`data` in the graph's dtypes and order of inputs.
+
+    Raises DataError that names the input and what was expected when an array is missing, is too
+    many, is empty, has another shape or dtype, or holds NaN or infinity.
+    """
+    unknown = [name for name in data if name not in graph.inputs]
+    missing = [name for name in graph.inputs if name not in data]
+    if unknown or missing:
+        raise DataError(
+            f"calibration data are for {_names(data)}, the model's inputs are "
+            f"{_names(graph.inputs)}"
+        )
+    result = {name: _fitting(graph, name, np.asarray(data[name])) for name in graph.inputs}
+    counts = {name: len(array) for name, array in result.items()}
+    if len(set(counts.values())) > 1:
+        listed = ", ".join(f"{name!r}: {count}" for name, count in counts.items())
+        raise DataError(f"calibration data need as many samples for every input, got {listed}")
+    return result
+
+
+def batches(
+    graph: Graph, data: Mapping[str, Array], keep: tuple[str, ...], limit: int
+) -> Iterator[tuple[Graph, dict[str, Array]]]:
+    """`data` in batches, each with the graph for that batch size.
+
+    A batch is as large as it can be with at most `limit` bytes of the values `keep`.
+    """
+    samples = len(next(iter(data.values())))
+    size = min(_most_samples(graph, keep, limit), samples)
+    part = graph.rebatch(size)
+    for start in range(0, samples, size):
+        feeds = {name: array[start : start + size] for name, array in data.items()}
+        count = min(size, samples - start)
+        yield (part if count == size else graph.rebatch(count)), feeds
+
+
+def _most_samples(graph: Graph, keep: tuple[str, ...], limit: int) -> int:
+    total = sum(bytes_of(graph.types[name]) for name in (*graph.inputs, *keep))
+    return max(1, limit * graph.batch // max(total, 1))
+
+
+def _fitting(graph: Graph, name: str, array: Array) -> Array:
+    kind = graph.types[name]
+    expected = f"expected {kind.dtype} of shape (n, {', '.join(map(str, kind.shape[1:]))})"
+    given = f"calibration data for input {name!r}"
+    if array.shape[1:] != kind.shape[1:] or array.ndim != len(kind.shape):
+        raise DataError(f"{given} have shape {array.shape}; {expected}")
+    if not prod(array.shape):
+        raise DataError(f"{given} are empty; {expected} with n at least 1")
+    if not np.can_cast(array.dtype, kind.dtype, "same_kind"):
+        raise DataError(f"{given} are {array.dtype}; {expected}")
+    with np.errstate(over="ignore"):
+        array = array.astype(kind.dtype, copy=False)
+    bad = array.size - np.count_nonzero(np.isfinite(array))
+    if bad:
+        raise DataError(f"{given} hold {bad} NaN or infinite values; {expected}, all finite")
+    return array
+
+
+def _names(names: Mapping[str, Array] | tuple[str, ...]) -> str:
+    return ", ".join(map(repr, names)) or "no input"

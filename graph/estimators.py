@@ -1,0 +1,127 @@
+"""Estimators: from the values that calibration saw to the limit that the quantiser clips at.
+
+A `Histogram` of absolute values is all that is kept of a tensor, in bounded memory whatever the
+amount of data. An estimator maps it to a limit T > 0; the scale is then T / 127.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from ..ops.types import Array
+
+BINS = 4096
+_STEPS = 127
+_LEVELS = _STEPS + 1  # non-negative ones, for the entropy estimator
+_LEAST_BINS, _WELL_FILLED = 512, 16
+_PERCENTILE = 99.99
+_SMALLEST = 1e-30  # as good as zero, and too small for float32 to divide by
+
+
+class Histogram:
+    """Counts of |x| in equal bins from 0 to `reach`, which doubles as larger values come.
+
+    Exact zeros are counted apart: every scale represents them.
+    """
+
+    def __init__(self) -> None:
+        self.reach = 0.0
+        self.peak = 0.0
+        self.zeros = 0
+        self.counts: Array = np.zeros(BINS, np.int64)
+
+    def add(self, values: Array) -> None:
+        """Count finite `values` of any shape."""
+        sizes = np.abs(values).ravel()
+        sizes = sizes[sizes > _SMALLEST]
+        self.zeros += values.size - sizes.size
+        if not sizes.size:
+            return
+        peak = float(sizes.max())
+        self.reach = self.reach or peak
+        while self.reach < peak:
+            self.reach *= 2
+            self.counts = np.concatenate(
+                [self.counts.reshape(-1, 2).sum(axis=1), np.zeros(BINS // 2, np.int64)]
+            )
+        self.peak = max(self.peak, peak)
+        places = (sizes * (BINS / self.reach)).astype(np.int64)
+        self.counts += np.bincount(np.minimum(places, BINS - 1), minlength=BINS)
+
+    @property
+    def centres(self) -> Array:
+        """The value that stands for each bin."""
+        return (np.arange(BINS) + 0.5) * (self.reach / BINS)
+
+
+def minmax(seen: Histogram) -> float:
+    """The largest absolute value: nothing is clipped."""
+    return seen.peak
+
+
+def percentile(seen: Histogram) -> float:
+    """The value that all but one in 10,000 stay within, zeros included."""
+    outside = (seen.zeros + seen.counts.sum()) * (1 - _PERCENTILE / 100)
+    above = np.cumsum(seen.counts[::-1])[::-1]  # values in this bin or a higher one
+    last = int(np.flatnonzero(above > outside)[-1]) if above[0] > outside else 0
+    return min(seen.peak, (last + 1) * seen.reach / BINS)
+
+
+def mse(seen: Histogram) -> float:
+    """The limit with the least mean squared error of rounding and clipping together."""
+    used = seen.counts > 0
+    centres, counts = seen.centres[used], seen.counts[used].astype(np.float64)
+    limits = seen.peak * np.exp2(-np.arange(160) / 32)
+    errors = np.empty(len(limits))
+    for place, limit in enumerate(limits):
+        step = limit / _STEPS
+        quantised = np.minimum(np.rint(centres / step), _STEPS) * step
+        errors[place] = counts @ (centres - quantised) ** 2
+    return float(limits[errors.argmin()])
+
+
+def entropy(seen: Histogram) -> float:
+    """The limit whose quantised distribution diverges least (Kullback-Leibler) from the clipped.
+
+    The method of TensorRT's calibrator (S. Migacz, "8-bit inference with TensorRT", GTC 2017),
+    made fit for few data: bins are merged until they are well filled.
+    """
+    counts = seen.counts
+    while len(counts) > _LEAST_BINS and counts.sum() < _WELL_FILLED * np.count_nonzero(counts):
+        counts = counts.reshape(-1, 2).sum(axis=1)
+    top = int(np.flatnonzero(counts)[-1]) + 1
+    kept = np.unique(np.linspace(min(_LEVELS, top), top, 200).astype(np.int64))
+    losses = [_divergence(counts, int(bins)) for bins in kept]
+    return min(seen.peak, float(kept[int(np.argmin(losses))]) * seen.reach / len(counts))
+
+
+def _divergence(counts: Array, bins: int) -> float:
+    """KL divergence of the first `bins` bins, outliers on the last, from 128 levels of them.
+
+    The part that is expected from the chance in the counts alone is taken off: it grows with
+    the bins a level has, and would favour small limits.
+    """
+    inside = counts[:bins].astype(np.float64)
+    clipped = inside.copy()
+    clipped[-1] += counts[bins:].sum()
+    level = np.arange(bins) * _LEVELS // bins
+    used = inside > 0
+    totals = np.bincount(level, inside, _LEVELS)
+    widths = np.bincount(level, used, _LEVELS)
+    spread = np.where(used, (totals / np.maximum(widths, 1))[level], 0.0)
+    if not used.any():
+        return float("inf")
+    p, q = clipped / clipped.sum(), spread / spread.sum()
+    missed = p[~used].sum()  # an empty last bin that outliers were moved to
+    chance = (np.count_nonzero(used) - np.count_nonzero(widths)) / (2 * clipped.sum())
+    return float((p[used] * np.log(p[used] / q[used])).sum() + missed - chance)
+
+
+ESTIMATORS: dict[str, Callable[[Histogram], float]] = {
+    "mse": mse,
+    "minmax": minmax,
+    "percentile": percentile,
+    "entropy": entropy,
+}

@@ -1,0 +1,98 @@
+"""Quality: how far quantised values are from the float reference, layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import inf, log10, sqrt
+
+import numpy as np
+
+from ..ops.types import Array
+from .calibration import batches
+from .graph import Graph
+from .interpret import interpret
+
+_BATCH_BYTES = 2**26
+
+
+@dataclass
+class Quality:
+    """Sums over all values compared so far, of any number of batches."""
+
+    signal: float = 0.0
+    noise: float = 0.0
+    other: float = 0.0
+    product: float = 0.0
+    max_abs_error: float = 0.0
+
+    def add(self, reference: Array, values: Array) -> None:
+        """Compare two arrays of one shape."""
+        expected, given = reference.astype(np.float64).ravel(), values.astype(np.float64).ravel()
+        error = given - expected
+        self.signal += float(expected @ expected)
+        self.noise += float(error @ error)
+        self.other += float(given @ given)
+        self.product += float(expected @ given)
+        self.max_abs_error = max(self.max_abs_error, float(np.abs(error).max(initial=0.0)))
+
+    @property
+    def sqnr_db(self) -> float:
+        """Signal to quantisation noise in dB: inf without noise, -inf for noise alone."""
+        if self.noise == 0.0:
+            return inf
+        return 10 * log10(self.signal / self.noise) if self.signal else -inf
+
+    @property
+    def cosine(self) -> float:
+        """Cosine of the angle between the two; 1 where both are zero, 0 where one is."""
+        lengths = sqrt(self.signal) * sqrt(self.other)
+        if lengths == 0.0:
+            return float(self.signal == self.other)
+        return self.product / lengths
+
+
+def quality(reference: Array, values: Array) -> Quality:
+    """The quality of one array beside a reference of the same shape."""
+    result = Quality()
+    result.add(reference, values)
+    return result
+
+
+def layer_quality(
+    reference: Graph, quantised: Graph, data: Mapping[str, Array]
+) -> dict[str, Quality]:
+    """Per VTA node, its dequantised integer output against the float node of the same name.
+
+    `quantised` is the graph after quantisation or after packing, `data` maps each input to an
+    array (n, ...). Every layer's input carries the errors of the layers before it.
+    """
+    floats = {node.name: node.outputs[0] for node in reference.nodes}
+    layers = [node for node in quantised.nodes if node.device == "vta"]
+    result = {node.name: Quality() for node in layers}
+    kept = tuple(floats[node.name] for node in layers)
+    integers = tuple(node.outputs[0] for node in layers)
+    for part, feeds in batches(reference, data, kept, _BATCH_BYTES):
+        expected = interpret(part, feeds, keep=kept)
+        given = _logical_values(quantised, feeds, integers)
+        for node in layers:
+            values = given[node.outputs[0]] * node.attrs["scale"]
+            result[node.name].add(expected[floats[node.name]], values)
+    return result
+
+
+def _logical_values(
+    graph: Graph, feeds: Mapping[str, Array], keep: tuple[str, ...]
+) -> dict[str, Array]:
+    """Unpacked values for any number of samples; a packed graph takes its own batch at a time."""
+    samples = len(next(iter(feeds.values())))
+    if not any(graph.types[name].layout.packed for name in keep):
+        return interpret(graph.rebatch(samples), feeds, keep)
+    parts: dict[str, list[Array]] = {name: [] for name in keep}
+    for start in range(0, samples, graph.batch):
+        rows = np.minimum(np.arange(start, start + graph.batch), samples - 1)  # repeats the last
+        values = interpret(graph, {name: array[rows] for name, array in feeds.items()}, keep)
+        for name, arrays in parts.items():
+            kind = graph.types[name]
+            arrays.append(kind.layout.unpack(values[name], kind.shape))
+    return {name: np.concatenate(arrays)[:samples] for name, arrays in parts.items()}

@@ -1,0 +1,154 @@
+"""The numbers of a layer that is requantised by shifts alone.
+
+With input scale Sx and output scale Sy, the weights of output channel c have the scale
+Sy * 2^-k[c] / Sx, so that the accumulator is the output times 2^k[c] and a right shift by k[c]
+brings it home. This module chooses the shifts and puts weights, biases and bounds on that grid.
+It works on weights of any rank with the output channels on axis 0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ..ops.epilogue import HIGHEST, LOWEST, MAX_SHIFT, Step, apply
+from ..ops.types import Array
+
+WEIGHT_LIMIT = 127
+_BIAS_LIMIT = 2.0**30  # leaves the accumulator as much room again before it wraps
+_MOST_SHIFTS = 2 * MAX_SHIFT  # the register form and the immediate one after it
+
+
+@dataclass(frozen=True)
+class ShiftGrid:
+    """Scales of a layer's input and output, and the right shift of every output channel."""
+
+    in_scale: float
+    out_scale: float
+    shifts: Array  # int64 (O,)
+
+    @property
+    def accumulator_scales(self) -> Array:
+        """Real value of one accumulator step, per channel."""
+        return np.asarray(self.out_scale * np.exp2(-self.shifts.astype(np.float64)))
+
+    def weights(self, weight: Array) -> Array:
+        """Real weights (O, ...) -> int8."""
+        scales = self.accumulator_scales / self.in_scale
+        steps = np.rint(weight.astype(np.float64) / _column(scales, weight.ndim))
+        return np.clip(steps, -WEIGHT_LIMIT, WEIGHT_LIMIT).astype(np.int8)
+
+    def biases(self, bias: Array, weights: Array) -> tuple[Array, Array]:
+        """Real biases (O,) -> int32 with the rounding term folded in, and which saturated.
+
+        The rounding term of a channel that is not shifted is 0. `weights` are the int8 ones: a
+        bias stops where the products could still wrap the accumulator.
+        """
+        rounding = np.where(self.shifts > 0, np.exp2(self.shifts - 1.0), 0.0)
+        steps = np.rint(bias.astype(np.float64) / self.accumulator_scales) + rounding
+        reach = -LOWEST * np.abs(weights.reshape(len(bias), -1).astype(np.int64)).sum(axis=1)
+        limit = np.maximum(np.iinfo(np.int32).max - reach, 0)
+        folded = np.clip(steps, -limit, limit)
+        return folded.astype(np.int32), folded != steps
+
+    def step(self, value: float) -> int:
+        """A real value on the output's grid, clipped to it."""
+        return int(np.clip(np.rint(value / self.out_scale), LOWEST, HIGHEST))
+
+
+@dataclass(frozen=True)
+class IntegerLayer:
+    """A layer's numbers on its grid: int8 weights, real biases, the integer bounds of its clip."""
+
+    grid: ShiftGrid
+    weights: Array
+    bias: Array
+    low: int
+    high: int
+
+    @classmethod
+    def of(
+        cls, grid: ShiftGrid, weight: Array, bias: Array, low: float | None, high: float | None
+    ) -> IntegerLayer:
+        """From real weights, biases and bounds; a bound that is None does not limit."""
+        least = LOWEST if low is None else grid.step(low)
+        most = HIGHEST if high is None else grid.step(high)
+        least = min(least, most)  # where bounds cross, ONNX's Clip gives the upper one
+        return cls(grid, grid.weights(weight), bias.astype(np.float64), least, most)
+
+    @property
+    def saturated(self) -> Array:
+        """Which biases do not fit."""
+        return self.grid.biases(self.bias, self.weights)[1]
+
+    def corrected(self, bias: Array) -> IntegerLayer:
+        """The same layer with a real `bias` added."""
+        return replace(self, bias=self.bias + bias)
+
+    def epilogue(self, first: int) -> tuple[tuple[Step, ...], dict[str, Array]]:
+        """The epilogue's steps, and the vectors that they read as inputs `first` and on.
+
+        A bias of zeros is left out, and so is a shift by 0; equal shifts are an immediate.
+        """
+        steps: list[Step] = []
+        vectors: dict[str, Array] = {}
+        biases, _ = self.grid.biases(self.bias, self.weights)
+        if biases.any():
+            steps.append(("add", first))
+            vectors["bias.int32"] = biases
+        shared = _shared_part(self.grid.shifts)
+        rest = self.grid.shifts - shared
+        if rest.min() < rest.max():
+            steps.append(("shr_vector", first + len(vectors)))
+            vectors["shift.int32"] = rest.astype(np.int32)
+        elif rest[0]:
+            steps.append(("shr", int(rest[0])))
+        if shared:
+            steps.append(("shr", shared))
+        return (*steps, ("max", self.low), ("min", self.high)), vectors
+
+    def output(self, products: Array) -> Array:
+        """int32 products (N, channels, ...) -> the layer's int8 output."""
+        steps, vectors = self.epilogue(0)
+        return apply(products, steps, list(vectors.values()))
+
+
+def output_scale(weight: Array, in_scale: float, wanted: float) -> float:
+    """`wanted`, raised where the largest weight would need a shift to the left."""
+    peak = float(np.abs(weight).max(initial=0.0))
+    return max(wanted, in_scale * peak / WEIGHT_LIMIT)
+
+
+def choose(weight: Array, bias: Array, in_scale: float, out_scale: float) -> ShiftGrid:
+    """The largest shifts that the weights, the biases and the hardware allow.
+
+    One vector of shifts reaches 0..15. Where every channel allows more, all of them share a
+    second shift. Channels whose weights are all zero take the greatest shift of the others.
+    """
+    peaks = np.abs(weight.reshape(weight.shape[0], -1)).max(axis=1, initial=0.0)
+    by_weight = _whole_log2(WEIGHT_LIMIT * out_scale, in_scale * peaks.astype(np.float64))
+    by_bias = _whole_log2(_BIAS_LIMIT * out_scale, np.abs(bias.astype(np.float64)))
+    most = np.maximum(np.minimum(by_weight, by_bias), 0)
+    live = peaks > 0
+    most[~live] = np.minimum(most[~live], most[live].max(initial=0))
+    shifts = np.minimum(most, _shared_part(most) + MAX_SHIFT)
+    return ShiftGrid(in_scale, out_scale, shifts)
+
+
+def _shared_part(shifts: Array) -> int:
+    """The second shift that all channels share: 0 unless even the least is beyond one shift."""
+    least, greatest = int(shifts.min()), int(shifts.max())
+    if least <= MAX_SHIFT:
+        return 0
+    return min(greatest - MAX_SHIFT, least, MAX_SHIFT)
+
+
+def _whole_log2(numerator: float, denominators: Array) -> Array:
+    """floor(log2(numerator / denominator)) as int64, at most what two shifts can do."""
+    ratios = numerator / np.maximum(denominators, numerator * 2.0**-_MOST_SHIFTS)
+    return (np.frexp(ratios)[1] - 1).astype(np.int64)
+
+
+def _column(vector: Array, rank: int) -> Array:
+    return vector.reshape(-1, *(1,) * (rank - 1))

@@ -1,0 +1,9 @@
+"""Sub: a - b, broadcast; integers wrap."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .elementwise import binary
+
+OPERATOR = binary("Sub", np.subtract)

@@ -1,0 +1,338 @@
+"""Reports: one JSON-able object for each command, and its text for people.
+
+The text is made from the object alone, so both always say the same. Tables are plain ASCII with
+aligned columns: they read the same on a terminal, in a pipe and in a file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from math import isfinite
+from typing import Any
+
+from .runtime.comparison import Comparison, TensorComparison
+
+SCHEMA_VERSION = 1
+
+Json = dict[str, Any]
+
+
+def model_report(
+    manifest: Mapping[str, Any],
+    target: str,
+    comparison: Comparison | None = None,
+    compile_seconds: float | None = None,
+    warnings: Sequence[str] = (),
+    notes: Sequence[str] = (),
+) -> Json:
+    """What is known of a compiled model, and of its run where there was one."""
+    quality = {layer.name: layer for layer in comparison.layers} if comparison else {}
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "model": manifest["model"]["name"],
+        "target": target,
+        "batch": manifest["batch"],
+        "placement": [
+            {key: row[key] for key in ("node", "op", "device", "reason")}
+            for row in manifest["placement"]
+        ],
+        "layers": [_layer(row, quality.get(row["name"])) for row in manifest["layers"]],
+        "outputs": {one.name: _output(one) for one in comparison.outputs} if comparison else {},
+        "accuracy": _accuracy(comparison),
+        "counters": dict(comparison.counters) if comparison else {},
+        "arena_bytes": manifest["arena"]["bytes"],
+        "estimated_cycles": sum(one["estimated_cycles"] for one in manifest["launches"]),
+        "compile_seconds": compile_seconds,
+        "run_seconds": comparison.run_seconds if comparison else None,
+        "cpu_seconds": comparison.cpu_seconds if comparison else None,
+        "launches": len(manifest["launches"]),
+        "samples": comparison.samples if comparison else 0,
+        "reference": comparison.reference if comparison else None,
+        "mismatch": comparison.mismatch if comparison else None,
+        "warnings": list(warnings),
+        "notes": list(notes),
+    }
+
+
+def _layer(row: Mapping[str, Any], quality: TensorComparison | None) -> Json:
+    keys = ("name", "op", "macs", "tiles", "bytes", "estimated_cycles")
+    return {
+        **{key: row[key] for key in keys},
+        "sqnr_db": _finite(quality.sqnr_db) if quality else None,
+    }
+
+
+def _output(one: TensorComparison) -> Json:
+    return {
+        "max_abs_error": _finite(one.max_abs_error),
+        "cosine": _finite(one.cosine),
+        "sqnr_db": _finite(one.sqnr_db),
+        "top1_agreement": one.top1_agreement,
+    }
+
+
+def _accuracy(comparison: Comparison | None) -> Json | None:
+    if comparison is None or comparison.accuracy is None:
+        return None
+    return {"cpu": comparison.accuracy.cpu, "target": comparison.accuracy.target}
+
+
+def _finite(value: float) -> float | None:
+    """JSON has no infinity: an error of zero has no finite SQNR."""
+    return value if isfinite(value) else None
+
+
+def model_text(report: Json) -> list[str]:
+    """The lines of `model_report`."""
+    lines = [
+        f"Model {report['model']} for target {report['target']}, "
+        f"compiled batch {report['batch']}, launches {report['launches']}",
+        "",
+        "Placement",
+        *table(
+            ("node", "operator", "device", "reason"),
+            [(row["node"], row["op"], row["device"], row["reason"]) for row in report["placement"]],
+        ),
+        "",
+        *_layer_lines(report),
+    ]
+    if report["outputs"]:
+        lines += ["", *_output_lines(report)]
+    if report["accuracy"]:
+        lines += ["", *_accuracy_lines(report)]
+    if report["counters"]:
+        lines += ["", *counter_lines(report)]
+    lines += ["", *_size_lines(report)]
+    if report["mismatch"]:
+        lines += ["", f"FAILED: {report['mismatch']}"]
+    return lines
+
+
+def _layer_lines(report: Json) -> list[str]:
+    rows = [
+        (
+            layer["name"],
+            layer["op"],
+            layer["macs"],
+            layer["bytes"],
+            layer["estimated_cycles"],
+            decibels(layer["sqnr_db"]),
+            layer["tiles"],
+        )
+        for layer in report["layers"]
+    ]
+    titles = ("layer", "operator", "MACs", "bytes", "est. cycles", "SQNR dB", "tiles")
+    return [f"Layers on VTA (one compiled batch of {report['batch']})", *table(titles, rows)]
+
+
+def _output_lines(report: Json) -> list[str]:
+    rows = [
+        (
+            name,
+            number(one["max_abs_error"]),
+            number(one["cosine"], ".6f"),
+            decibels(one["sqnr_db"]),
+            percent(one["top1_agreement"]),
+        )
+        for name, one in report["outputs"].items()
+    ]
+    titles = ("output", "max abs error", "cosine", "SQNR dB", "top-1 agreement")
+    heading = f"Outputs against float32 on the CPU ({report['reference']}), "
+    return [f"{heading}{report['samples']} samples", *table(titles, rows)]
+
+
+def _accuracy_lines(report: Json) -> list[str]:
+    found = report["accuracy"]
+    rows = [
+        ("CPU, float32", percent(found["cpu"])),
+        (f"VTA, {report['target']}", percent(found["target"])),
+        ("difference in points", f"{100 * (found['target'] - found['cpu']):+.2f}"),
+    ]
+    return ["Accuracy", *table(("where", "top-1"), rows)]
+
+
+def counter_lines(report: Json) -> list[str]:
+    """The counters, one a line."""
+    rows = list(report["counters"].items())
+    return ["Counters (one compiled batch)", *table(("counter", "value"), rows)]
+
+
+def _size_lines(report: Json) -> list[str]:
+    lines = [
+        f"Arena: {report['arena_bytes']} bytes ({report['arena_bytes'] / 2**20:.2f} MiB of DRAM)",
+        f"Estimated: {report['estimated_cycles']} cycles for one compiled batch",
+    ]
+    if report["compile_seconds"] is not None:
+        lines.append(f"Compile time: {report['compile_seconds']:.2f} s")
+    if report["run_seconds"] is not None:
+        lines.append(
+            f"Run time: {report['run_seconds']:.3f} s for {report['samples']} samples "
+            f"(CPU {report['cpu_seconds']:.3f} s)"
+        )
+    return lines + list(report["notes"])
+
+
+def run_report(
+    manifest: Mapping[str, Any],
+    target: str,
+    outputs: Mapping[str, Any],
+    statistics: Any,
+    accuracy: float | None,
+    notes: Sequence[str] = (),
+) -> Json:
+    """What `deploy run` did: no reference, so nothing to compare with."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "model": manifest["model"]["name"],
+        "target": target,
+        "batch": manifest["batch"],
+        "samples": statistics.samples,
+        "outputs": {
+            name: {"shape": list(array.shape), "dtype": str(array.dtype)}
+            for name, array in outputs.items()
+        },
+        "accuracy": None if accuracy is None else {"target": accuracy},
+        "counters": dict(statistics.counters),
+        "arena_bytes": manifest["arena"]["bytes"],
+        "run_seconds": statistics.seconds,
+        "device_seconds": statistics.device_seconds,
+        "launches": statistics.launches,
+        "notes": list(notes),
+    }
+
+
+def run_text(report: Json) -> list[str]:
+    """The lines of `run_report`."""
+    lines = [
+        f"Model {report['model']} on target {report['target']}: {report['samples']} samples, "
+        f"{report['run_seconds']:.3f} s",
+        "",
+        *table(
+            ("output", "dtype", "shape"),
+            [(name, one["dtype"], one["shape"]) for name, one in report["outputs"].items()],
+        ),
+    ]
+    if report["accuracy"]:
+        lines += ["", f"Accuracy: {percent(report['accuracy']['target'])}"]
+    return [*lines, "", *counter_lines(report), *report["notes"]]
+
+
+def inspect_text(manifest: Mapping[str, Any]) -> list[str]:
+    """The contents of an artifact."""
+    launches = manifest["launches"]
+    lines = [
+        f"Model {manifest['model']['name']}, made by {manifest['producer']} for target "
+        f"{manifest['target']['TARGET']}, profile {manifest['profile']}",
+        f"Fingerprint: {' '.join(f'{k}={v}' for k, v in manifest['fingerprint'].items())}",
+        f"Compiled batch {manifest['batch']}, launches {len(launches)}, arena "
+        f"{manifest['arena']['bytes']} bytes",
+        "",
+        "Inputs and outputs",
+        *table(
+            ("side", "name", "dtype", "shape", "scale"),
+            [
+                (side[:-1], one["name"], one["dtype"], one["shape"],
+                 one["quantisation"]["scale"] if one["quantisation"] else "-")
+                for side in ("inputs", "outputs")
+                for one in manifest[side]
+            ],
+        ),
+    ]
+    for name, note in (manifest["preprocessing"] or {}).items():
+        lines.append(f"Preprocessing of {name}: {note}")
+    return [
+        *lines,
+        "",
+        "Steps",
+        *table(("step", "what", "reads", "makes"), _step_rows(manifest)),
+        "",
+        *_layer_lines(
+            {"batch": manifest["batch"], "layers": [_layer(row, None) for row in manifest["layers"]]}
+        ),
+        "",
+        "Memory map",
+        *table(
+            ("region", "kind", "memory", "start", "bytes"),
+            [
+                (one["name"], one["kind"], one["memory"], f"{one['start']:#x}", one["bytes"])
+                for one in manifest["arena"]["regions"]
+            ],
+        ),
+    ]
+
+
+def _step_rows(manifest: Mapping[str, Any]) -> list[tuple[object, ...]]:
+    rows: list[tuple[object, ...]] = []
+    for index, step in enumerate(manifest["steps"]):
+        what = f"host {step.get('op')}"
+        if step["kind"] == "launch":
+            launch = manifest["launches"][step["index"]]
+            what = f"launch {step['index']}: {launch['instructions']} instructions"
+        rows.append((index, what, ", ".join(step["inputs"]), ", ".join(step["outputs"])))
+    return rows
+
+
+def tests_text(report: Json) -> list[str]:
+    """The lines of a self-test's report."""
+    rows = [
+        (one["name"], "ok" if one["passed"] else "FAILED", one["estimated_cycles"],
+         *one["counters"].values())
+        for one in report["tests"]
+    ]
+    names = list(report["tests"][0]["counters"]) if report["tests"] else []
+    failed = sum(not one["passed"] for one in report["tests"])
+    return [
+        *table(("test", "result", "est. cycles", *names), rows),
+        "",
+        f"{len(rows) - failed} of {len(rows)} passed on target {report['target']}",
+    ]
+
+
+def banner(message: str) -> list[str]:
+    """A warning that cannot be overlooked."""
+    rule = "*" * min(100, max(40, len(message) + 11))
+    return [rule, f"* WARNING: {message}", rule]
+
+
+def table(titles: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
+    """Aligned columns, two blanks apart; columns of numbers are set to the right."""
+    cells = [[_cell(value) for value in row] for row in rows]
+    if not cells:
+        return ["  (none)"]
+    columns = list(zip(titles, *cells, strict=True))
+    widths = [max(map(len, column)) for column in columns]
+    numeric = [all(_is_number(cell) for cell in column[1:]) for column in columns]
+
+    def line(row: Sequence[str]) -> str:
+        padded = [
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(row, widths, numeric, strict=True)
+        ]
+        return ("  " + "  ".join(padded)).rstrip()
+
+    return [line(titles), *map(line, cells)]
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, (list, tuple)):
+        return "x".join(map(str, value))
+    return str(value)
+
+
+def _is_number(cell: str) -> bool:
+    return cell in ("-", "exact") or cell.lstrip("+-")[:1].isdigit() and "x" not in cell
+
+
+def number(value: float | None, form: str = ".4g") -> str:
+    """A number, or a dash where there is none."""
+    return "-" if value is None else format(value, form)
+
+
+def decibels(value: float | None) -> str:
+    """One decimal, or a dash where nothing was measured or the error is zero."""
+    return number(value, ".1f")
+
+
+def percent(fraction: float | None) -> str:
+    """A fraction of 1 as a percentage."""
+    return "-" if fraction is None else f"{100 * fraction:.2f} %"

@@ -1,0 +1,363 @@
+"""The dense template: a fully connected layer as a blocked matrix product.
+
+Loop nest, outermost first: batch tile, output tile, reduction tile. Weights lie in DRAM in the
+order in which that nest reads them, so that every tile is one burst. The input of a batch tile is
+loaded once when it fits. Where fewer accumulators than the accumulator distance are in play, the
+reduction is dealt to several partial sums that are added at the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from ..backend import timing
+from ..backend.commands import AluOp, Loop, Memory
+from ..backend.target import Target
+from ..errors import ScheduleError
+from ..graph.graph import Graph, Node
+from ..ops.layout import ceil_div
+from ..ops.types import Array
+from . import epilogue
+from .emitter import Emitter
+from .template import Cost, Layer
+from .tiling import cuts, tile_sizes
+
+
+@dataclass(frozen=True)
+class DenseSchedule:
+    """Tile sizes in BATCH rows, BLOCK_OUT columns and BLOCK_IN columns.
+
+    `bias` is "init" (accumulators start as a loaded image of the bias), "add" (they start at
+    zero and the bias is added by the ALU) or "none".
+    """
+
+    tile_n: int
+    tile_o: int
+    tile_i: int
+    bias: str
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """A layer's extent in tiles, and what its epilogue needs."""
+
+    n: int
+    o: int
+    i: int
+    steps: tuple[tuple[Any, ...], ...]
+    has_bias: bool
+    vectors: int
+    """Per-channel constant vectors in ACC beside the accumulators, the bias apart."""
+
+    @classmethod
+    def of(cls, layer: Layer) -> _Shape:
+        data, weight, *_ = layer.node.inputs
+        n, i = layer.types[data].storage_shape[:2]
+        o = layer.constants[weight].shape[0]
+        steps = tuple(tuple(step) for step in layer.node.attrs["epilogue"])
+        kinds = [step[0] for step in steps]
+        return cls(n, o, i, steps, "add" in kinds, kinds.count("shr_vector"))
+
+
+class DenseTemplate:
+    """Gemm and MatMul with constant weights."""
+
+    name = "dense"
+    float_op = "Dense"
+    device_op = "VtaDense"
+
+    def accepts(self, node: Node, graph: Graph, target: Target) -> str | None:
+        """Fully connected layers with constant weights and bias run as blocked GEMMs."""
+        for value, role in zip(node.inputs[1:], ("weight", "bias"), strict=False):
+            if value and value not in graph.constants:
+                return f"its {role} {value!r} is not a constant"
+        return None
+
+    def choices(self, layer: Layer, target: Target) -> Sequence[tuple[Cost, DenseSchedule]]:
+        """Every feasible schedule with its cost, best first."""
+        shape = _Shape.of(layer)
+        ranked = [
+            (_cost(shape, schedule, target), schedule)
+            for schedule in _space(shape)
+            if _overflow(shape, schedule, target) is None
+        ]
+        return sorted(ranked, key=lambda one: (one[0].total, -one[1].tile_o, -one[1].tile_i))
+
+    def override(
+        self, layer: Layer, target: Target, values: Mapping[str, Any]
+    ) -> DenseSchedule:
+        """The best schedule with the named fields fixed."""
+        shape = _Shape.of(layer)
+        known = {"tile_n": shape.n, "tile_o": shape.o, "tile_i": shape.i, "bias": None}
+        for key, value in values.items():
+            if key not in known:
+                raise ScheduleError(
+                    f"layer {layer.node.name!r}: no schedule field {key!r}; "
+                    f"the dense template has {', '.join(known)}"
+                )
+            limit = known[key]
+            if limit is not None and not (isinstance(value, int) and 1 <= value <= limit):
+                raise ScheduleError(f"layer {layer.node.name!r}: {key} must be 1..{limit}")
+        fixed = [one for one in _space(shape, values) if _matches(one, values)]
+        if not fixed:
+            raise ScheduleError(f"layer {layer.node.name!r}: no schedule has {dict(values)}")
+        for schedule in sorted(fixed, key=lambda one: _cost(shape, one, target).total):
+            if _overflow(shape, schedule, target) is None:
+                return schedule
+        raise ScheduleError(
+            f"layer {layer.node.name!r}: {dict(values)} does not fit, "
+            f"{_overflow(shape, fixed[0], target)}"
+        )
+
+    def emit(self, layer: Layer, schedule: DenseSchedule, out: Emitter) -> None:
+        """Write the layer's commands."""
+        _Lowering(layer, schedule, out).run()
+
+    def describe(self, layer: Layer, schedule: DenseSchedule, target: Target) -> str:
+        """The blocked loop nest as pseudo-code."""
+        shape = _Shape.of(layer)
+        resident = _input_resident(shape, schedule, target)
+        lines = [f"for n in tiles({shape.n}, {schedule.tile_n}):"]
+        if resident:
+            lines.append(f"  INP <- x[n, 0:{shape.i}]")
+        lines.append(f"  for o in tiles({shape.o}, {schedule.tile_o}):")
+        start = {"init": "ACC <- bias[o]", "add": "ACC = 0", "none": "ACC = 0"}[schedule.bias]
+        lines.append(f"    {start}")
+        lines.append(f"    for i in tiles({shape.i}, {schedule.tile_i}):")
+        lines.append("      WGT <- w[o, i]")
+        if not resident:
+            lines.append("      INP <- x[n, i]")
+        lines.append("      ACC += GEMM(INP, WGT)")
+        parts = _partial_sums(schedule.tile_n, schedule.tile_o, shape.i, target)
+        if parts > 1:
+            lines.append(f"    ACC = sum of {parts} partial sums")
+        lines += [f"    {line}" for line in epilogue.describe(shape.steps, schedule.bias)]
+        lines.append("    y[n, o] <- OUT")
+        return "\n".join(lines)
+
+
+def _space(shape: _Shape, fixed: Mapping[str, Any] | None = None) -> Iterator[DenseSchedule]:
+    """Every schedule worth a look; `fixed` adds tile sizes that the user asks for."""
+    fixed = fixed or {}
+    biases = ("init", "add") if shape.has_bias else ("none",)
+
+    def sizes(key: str, extent: int) -> Sequence[int]:
+        return [fixed[key]] if key in fixed else tile_sizes(extent)
+
+    for tile_n in sizes("tile_n", shape.n):
+        for tile_o in sizes("tile_o", shape.o):
+            for tile_i in sizes("tile_i", shape.i):
+                for bias in biases:
+                    yield DenseSchedule(tile_n, tile_o, tile_i, bias)
+
+
+def _matches(schedule: DenseSchedule, values: Mapping[str, Any]) -> bool:
+    mine = schedule.to_json()
+    return all(mine[key] == value for key, value in values.items())
+
+
+def _partial_sums(rows: int, columns: int, reduction: int, target: Target) -> int:
+    """Accumulators per output, so that none returns within the accumulator distance."""
+    return min(ceil_div(target.acc_dep_distance, rows * columns), reduction)
+
+
+def _accumulators(shape: _Shape, schedule: DenseSchedule, target: Target) -> int:
+    """ACC elements of one context: partial sums, then constant vectors."""
+    parts = _partial_sums(schedule.tile_n, schedule.tile_o, shape.i, target)
+    vectors = shape.vectors + (schedule.bias == "add")
+    return schedule.tile_o * (schedule.tile_n * parts + vectors)
+
+
+def _input_resident(shape: _Shape, schedule: DenseSchedule, target: Target) -> bool:
+    contexts = 1 if schedule.tile_n == shape.n else 2
+    return contexts * schedule.tile_n * shape.i <= target.depth(Memory.INP)
+
+
+def _overflow(shape: _Shape, schedule: DenseSchedule, target: Target) -> str | None:
+    """The scratchpad that a schedule overflows, or None."""
+    tiles = [
+        ceil_div(extent, size)
+        for extent, size in (
+            (shape.n, schedule.tile_n),
+            (shape.o, schedule.tile_o),
+            (shape.i, schedule.tile_i),
+        )
+    ]
+    wants = [
+        (Memory.WGT, schedule.tile_o * schedule.tile_i, tiles[0] * tiles[1] * tiles[2]),
+        (Memory.ACC, _accumulators(shape, schedule, target), tiles[0] * tiles[1]),
+    ]
+    if not _input_resident(shape, schedule, target):
+        wants.append((Memory.INP, schedule.tile_n * schedule.tile_i, tiles[0] * tiles[2]))
+    for memory, size, count in wants:
+        available = target.depth(memory) // (1 if count == 1 else 2)
+        if size > available:
+            return f"{memory.name} holds {available} elements a context, the tile needs {size}"
+    return None
+
+
+def _cost(shape: _Shape, schedule: DenseSchedule, target: Target) -> Cost:
+    """Busy cycles by the closed forms, every tile taken as full."""
+    n, o, i = schedule.tile_n, schedule.tile_o, schedule.tile_i
+    outer = ceil_div(shape.n, n) * ceil_div(shape.o, o)
+    inner = ceil_div(shape.i, i)
+    parts = _partial_sums(n, o, shape.i, target)
+    weight = timing.load(target, Memory.WGT, 1, o * min(i, shape.i))
+    if _input_resident(shape, schedule, target):
+        rows = timing.load(target, Memory.INP, 1, n * shape.i) * ceil_div(shape.n, n)
+        first = timing.load(target, Memory.INP, 1, n * shape.i) + weight
+    else:
+        rows = outer * inner * timing.load(target, Memory.INP, n, i)
+        first = timing.load(target, Memory.INP, n, i) + weight
+    loads = outer * inner * weight + rows
+    gemm = inner * timing.gemm(target, n * o * min(i, shape.i))
+    tail = epilogue.cycles(target, shape.steps, n, o, schedule.bias)
+    tail += (parts > 1) * 2 * timing.alu(target, n * o * (parts // 2), immediate=False)
+    images = n * parts * (schedule.bias == "init") + shape.vectors + (schedule.bias == "add")
+    start = timing.load(target, Memory.ACC, 1, o * images) if images else 0
+    if schedule.bias != "init":
+        start += timing.gemm(target, n * o * parts)
+    compute = outer * (start + gemm + tail)
+    stores = outer * timing.store(target, n, o)
+    last = timing.gemm(target, n * o * min(i, shape.i)) + tail
+    total = max(loads + last, first + compute) + timing.store(target, n, o)
+    return Cost(loads, compute, stores, max(total, stores))
+
+
+class _Lowering:
+    """One layer on its way to commands."""
+
+    def __init__(self, layer: Layer, schedule: DenseSchedule, out: Emitter) -> None:
+        self.layer, self.schedule, self.out = layer, schedule, out
+        self.shape = _Shape.of(layer)
+        self.target = out.target
+        self.x, self.y = layer.node.inputs[0], layer.node.outputs[0]
+        self.resident = _input_resident(self.shape, schedule, self.target)
+        self.weights = out.constant("weight", Memory.WGT, self._weights_in_order())
+        self.vectors = epilogue.ConstantVectors(
+            layer, schedule.bias, self.target, self.shape.o
+        )
+        self.images: dict[tuple[int, int, int], int] = {}
+        self.image_data: list[Array] = []
+
+    def run(self) -> None:
+        """Emit every tile; constant images are added last, when all are known."""
+        name = f"{self.layer.node.name}.vectors"
+        for n, rows in cuts(self.shape.n, self.schedule.tile_n):
+            base = self._load_rows(n, rows) if self.resident else 0
+            position = 0
+            for o, columns in cuts(self.shape.o, self.schedule.tile_o):
+                position = self._tile(n, rows, o, columns, base, position, name)
+        if self.image_data:
+            self.out.constant("vectors", Memory.ACC, np.concatenate(self.image_data))
+
+    def _weights_in_order(self) -> Array:
+        """Weight tiles in the order in which the loops read them."""
+        weight = self.layer.constants[self.layer.node.inputs[1]]
+        return np.concatenate(
+            [
+                weight[o : o + columns, i : i + depth].reshape(-1)
+                for o, columns in cuts(self.shape.o, self.schedule.tile_o)
+                for i, depth in cuts(self.shape.i, self.schedule.tile_i)
+            ]
+        )
+
+    def _load_rows(self, n: int, rows: int) -> int:
+        """Load the whole input of a batch tile."""
+        size = rows * self.shape.i
+        base = self.out.context(Memory.INP, size)
+        self.out.load(Memory.INP, base, self.x, n * self.shape.i, size)
+        return base
+
+    def _tile(
+        self, n: int, rows: int, o: int, columns: int, base: int, position: int, vectors: str
+    ) -> int:
+        """One output tile; returns the position of the next weight tile in DRAM."""
+        out, shape = self.out, self.shape
+        parts = _partial_sums(rows, columns, shape.i, self.target)
+        count = rows * columns
+        acc = out.context(Memory.ACC, _accumulators(shape, self.schedule, self.target))
+        beside = acc + parts * count
+        if self.schedule.bias != "init":
+            out.reset(acc, Loop(parts * count, dst=1))
+        image = self._image(o, columns, rows, parts)
+        if len(image):
+            offset = self._place(image, (o, columns, rows))
+            start = acc if self.schedule.bias == "init" else beside
+            out.load(Memory.ACC, start, vectors, offset, len(image))
+        for i, depth in cuts(shape.i, self.schedule.tile_i):
+            wgt = out.context(Memory.WGT, columns * depth)
+            out.load(Memory.WGT, wgt, self.weights, position, columns * depth)
+            position += columns * depth
+            self._products(n, rows, columns, i, depth, acc, wgt, base, parts)
+        self._sum_parts(acc, count, parts)
+        epilogue.emit(out, shape.steps, self.schedule.bias, acc, beside, rows, columns)
+        out.store(acc, self.y, n * shape.o + o, columns, rows, shape.o)
+        return position
+
+    def _image(self, o: int, columns: int, rows: int, parts: int) -> Array:
+        """What one LOAD brings into ACC for an output tile, int32[k, BATCH, BLOCK_OUT]."""
+        pieces = []
+        if self.schedule.bias == "init":
+            bias = self.vectors.bias[o : o + columns]
+            pieces += [bias] * rows + [np.zeros_like(bias)] * (rows * (parts - 1))
+        elif self.schedule.bias == "add":
+            pieces.append(self.vectors.bias[o : o + columns])
+        pieces += [vector[o : o + columns] for vector in self.vectors.others]
+        empty = np.zeros((0, self.target.batch, self.target.block_out), np.int32)
+        return np.concatenate(pieces) if pieces else empty
+
+    def _place(self, image: Array, key: tuple[int, int, int]) -> int:
+        """Offset of `image` in the layer's constant vectors; equal tiles share one."""
+        if key not in self.images:
+            self.images[key] = sum(map(len, self.image_data))
+            self.image_data.append(image)
+        return self.images[key]
+
+    def _products(
+        self,
+        n: int,
+        rows: int,
+        columns: int,
+        i: int,
+        depth: int,
+        acc: int,
+        wgt: int,
+        base: int,
+        parts: int,
+    ) -> None:
+        """ACC += INP . WGT over one reduction tile."""
+        out = self.out
+        if self.resident:
+            src, row = base + i, self.shape.i
+        else:
+            src, row = out.context(Memory.INP, rows * depth), depth
+            out.load(Memory.INP, src, self.x, n * self.shape.i + i, depth, rows, self.shape.i)
+        batch = Loop(rows, dst=columns, src=row)
+        outputs = Loop(columns, dst=1, wgt=depth)
+        # The shorter loop is the one that is unrolled into micro-ops.
+        pair = (batch, outputs) if columns <= rows else (outputs, batch)
+        whole = depth // parts
+        part = Loop(parts, dst=rows * columns, src=1, wgt=1)
+        if whole:
+            out.gemm(acc, src, wgt, Loop(whole, src=parts, wgt=parts), part, *pair)
+        rest = depth - whole * parts
+        if rest:
+            done = whole * parts
+            part = Loop(rest, dst=rows * columns, src=1, wgt=1)
+            out.gemm(acc, src + done, wgt + done, part, *pair)
+
+    def _sum_parts(self, acc: int, count: int, parts: int) -> None:
+        """Add partial sums pairwise into the first."""
+        while parts > 1:
+            half = parts // 2
+            source = acc + (parts - half) * count
+            self.out.alu(AluOp.ADD, acc, source, Loop(half * count, dst=1, src=1))
+            parts -= half

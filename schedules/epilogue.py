@@ -1,0 +1,96 @@
+"""The epilogue on VTA: the steps of `ops/epilogue.py` as ALU instructions.
+
+Accumulators of a tile are `rows` rows of `columns` channel blocks; per-channel vectors lie in
+ACC after them, one block of `columns` elements each, in the order of the steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ..backend import timing
+from ..backend.commands import AluOp, Loop
+from ..backend.target import Target
+from ..ops.types import Array
+from .emitter import Emitter
+from .template import Layer
+
+Step = tuple[Any, ...]
+
+VECTOR_OPS = {"add": AluOp.ADD, "shr_vector": AluOp.SHR}
+IMMEDIATE_OPS = {"shr": AluOp.SHR, "max": AluOp.MAX, "min": AluOp.MIN}
+
+
+class ConstantVectors:
+    """A layer's per-channel vectors as ACC elements, int32[blocks, BATCH, BLOCK_OUT].
+
+    `bias` is the vector of the "add" step, `others` those of the later steps.
+    """
+
+    def __init__(self, layer: Layer, bias: str, target: Target, blocks: int) -> None:
+        self.others: list[Array] = []
+        for kind, *arguments in layer.node.attrs["epilogue"]:
+            if kind not in VECTOR_OPS:
+                continue
+            vector = layer.constants[layer.node.inputs[arguments[0]]]
+            if kind == "add":
+                self.bias = _as_elements(vector, target, blocks)
+            else:
+                self.others.append(_as_elements(vector, target, blocks))
+
+
+def _as_elements(vector: Array, target: Target, blocks: int) -> Array:
+    """int32[channels] -> int32[blocks, BATCH, BLOCK_OUT], zero padded, the same in every row."""
+    padded = np.zeros(blocks * target.block_out, np.int32)
+    padded[: len(vector)] = vector
+    tiled = padded.reshape(blocks, 1, target.block_out)
+    return np.repeat(tiled, target.batch, axis=1)
+
+
+def _steps(steps: Sequence[Step], bias: str) -> list[Step]:
+    """The steps that take instructions: a bias that initialises the accumulators takes none."""
+    return [step for step in steps if not (step[0] == "add" and bias == "init")]
+
+
+def emit(
+    out: Emitter,
+    steps: Sequence[Step],
+    bias: str,
+    acc: int,
+    vectors: int,
+    rows: int,
+    columns: int,
+) -> None:
+    """Write the steps for one tile whose accumulators start at `acc`, its vectors at `vectors`."""
+    for kind, *arguments in _steps(steps, bias):
+        if kind in VECTOR_OPS:
+            loops = (Loop(rows, dst=columns), Loop(columns, dst=1, src=1))
+            out.alu(VECTOR_OPS[kind], acc, vectors, *loops)
+            vectors += columns
+        else:
+            out.alu_imm(IMMEDIATE_OPS[kind], acc, arguments[0], Loop(rows * columns, dst=1))
+
+
+def cycles(
+    target: Target, steps: Sequence[Step], rows: int, columns: int, bias: str
+) -> int:
+    """Busy cycles of `emit` for one tile."""
+    return sum(
+        int(timing.alu(target, rows * columns, immediate=step[0] in IMMEDIATE_OPS))
+        for step in _steps(steps, bias)
+    )
+
+
+def describe(steps: Sequence[Step], bias: str) -> list[str]:
+    """The steps as pseudo-code."""
+    words = {
+        "add": "ACC += bias[o]",
+        "shr": "ACC >>= {0}",
+        "shr_vector": "ACC >>= shift[o]",
+        "max": "ACC = max(ACC, {0})",
+        "min": "ACC = min(ACC, {0})",
+    }
+    return [words[kind].format(*arguments) for kind, *arguments in _steps(steps, bias)]

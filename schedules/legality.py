@@ -1,0 +1,25 @@
+"""Which float nodes VTA can run: the question that placement asks the templates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ..backend.target import Target
+from ..graph.graph import Graph, Node
+from . import TEMPLATES
+
+
+def accepts_on(target: Target) -> Callable[[Node, Graph], str | None]:
+    """A function that says why a float node cannot run on `target`; None means that it can."""
+
+    def accepts(node: Node, graph: Graph) -> str | None:
+        reasons = []
+        for template in TEMPLATES:
+            if template.float_op == node.op:
+                reason = template.accepts(node, graph, target)
+                if reason is None:
+                    return None
+                reasons.append(f"{template.name} template: {reason}")
+        return "; ".join(reasons) or f"no VTA template runs {node.op}"
+
+    return accepts

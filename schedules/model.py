@@ -1,0 +1,243 @@
+"""The whole model: turns a placed, packed graph into ONE command list per launch.
+
+Device nodes that no host node separates share a launch. The module owns the order of layers, the
+named DRAM buffers between them and the host's steps around the launches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..backend.commands import Buffer, Command, Load, Memory, Store
+from ..backend.target import Target
+from ..errors import ScheduleError
+from ..graph.graph import Graph, Node
+from . import TEMPLATES
+from .emitter import Emitter
+from .template import Cost, Layer, Template
+
+
+@dataclass(frozen=True)
+class LayerPlan:
+    """What was decided for one device node, and what it comes to."""
+
+    name: str
+    origin: tuple[str, ...]
+    op: str
+    template: str
+    launch: int
+    schedule: Mapping[str, Any]
+    text: str
+    macs: int
+    bytes_loaded: int
+    bytes_stored: int
+    cost: Cost
+
+
+@dataclass(frozen=True)
+class LaunchStep:
+    """A launch among the steps: the values that the host writes before and reads after it."""
+
+    index: int
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """The model as commands: `steps` are host nodes and launches in order of execution."""
+
+    launches: tuple[tuple[Command, ...], ...]
+    buffers: tuple[Buffer, ...]
+    steps: tuple[Node | LaunchStep, ...]
+    layers: tuple[LayerPlan, ...]
+
+
+@dataclass
+class _Parts:
+    """What grows while the layers are emitted."""
+
+    emitters: list[Emitter]
+    buffers: list[Buffer] = field(default_factory=list)
+    layers: list[LayerPlan] = field(default_factory=list)
+
+
+def lower(
+    graph: Graph, target: Target, overrides: Mapping[str, Mapping[str, Any]] | None = None
+) -> Lowered:
+    """Choose a schedule for every device node and emit its commands.
+
+    `overrides` maps a node's name (or that of an ONNX node it came from) to schedule fields.
+    Raises ScheduleError for an unknown name or an infeasible choice.
+    """
+    overrides = dict(overrides or {})
+    stages = launch_stages(graph)
+    device = [node for node in graph.nodes if node.device == "vta"]
+    parts = _Parts([])
+    for _ in range(1 + max((stages[node.name] for node in device), default=-1)):
+        parts.emitters.append(Emitter(target, parts.buffers.append))
+    parts.buffers += _value_buffers(graph, device)
+    known = {alias for node in device for alias in (node.name, *node.origin)}
+    unknown = [name for name in overrides if name not in known]
+    if unknown:
+        raise ScheduleError(
+            f"no VTA layer is named {', '.join(map(repr, unknown))}; "
+            f"layers: {', '.join(node.name for node in device)}"
+        )
+    for node in device:
+        wanted = {
+            key: value
+            for alias in (*node.origin, node.name)
+            for key, value in overrides.get(alias, {}).items()
+        }
+        _emit_layer(graph, node, target, wanted, parts, stages[node.name])
+    return Lowered(
+        tuple(tuple(one.commands) for one in parts.emitters),
+        tuple(parts.buffers),
+        _steps(graph, stages, len(parts.emitters)),
+        tuple(parts.layers),
+    )
+
+
+def launch_stages(graph: Graph) -> dict[str, int]:
+    """Node name -> launch of a device node, or the launch that a host node must precede."""
+    producers = graph.producers()
+    stages: dict[str, int] = {}
+    for node in graph.nodes:
+        stage = 0
+        for value in node.inputs:
+            if value in producers:
+                before = producers[value]
+                crosses = before.device == "vta" and node.device != "vta"
+                stage = max(stage, stages[before.name] + crosses)
+        stages[node.name] = stage
+    return stages
+
+
+def _value_buffers(graph: Graph, device: list[Node]) -> list[Buffer]:
+    """A buffer for every value that a device node reads or writes, constants apart."""
+    producers, consumers = graph.producers(), graph.consumers()
+    buffers = []
+    values = dict.fromkeys(
+        value
+        for node in device
+        for value in (*node.inputs, *node.outputs)
+        if value and value not in graph.constants
+    )
+    for value in values:
+        made_here = value in producers and producers[value].device == "vta"
+        read_by_host = any(node.device != "vta" for node in consumers.get(value, ()))
+        kind = "activation"
+        if not made_here:
+            kind = "input"
+        elif read_by_host or value in graph.outputs:
+            kind = "output"
+        of_value = graph.types[value]
+        memory = Memory.INP if kind == "input" else Memory.OUT
+        buffers.append(Buffer(value, memory, of_value.layout.elements(of_value.shape), kind))
+    return buffers
+
+
+def _emit_layer(
+    graph: Graph,
+    node: Node,
+    target: Target,
+    wanted: Mapping[str, Any],
+    parts: _Parts,
+    launch: int,
+) -> None:
+    layer = Layer.of(graph, node)
+    template, cost, schedule = _choose(layer, target, wanted)
+    out = parts.emitters[launch]
+    before = len(out.commands)
+    out.begin(node.name, node.origin)
+    template.emit(layer, schedule, out)
+    mine = out.commands[before:]
+    parts.layers.append(
+        LayerPlan(
+            name=node.name,
+            origin=node.origin,
+            op=node.op,
+            template=template.name,
+            launch=launch,
+            schedule=schedule.to_json(),
+            text=template.describe(layer, schedule, target),
+            macs=_macs(layer),
+            bytes_loaded=sum(
+                one.rows * one.size * target.element_bytes(one.memory)
+                for one in mine
+                if isinstance(one, Load)
+            ),
+            bytes_stored=sum(
+                one.rows * one.size * target.element_bytes(Memory.OUT)
+                for one in mine
+                if isinstance(one, Store)
+            ),
+            cost=cost,
+        )
+    )
+
+
+def _choose(
+    layer: Layer, target: Target, wanted: Mapping[str, Any]
+) -> tuple[Template, Cost, Any]:
+    """The template and schedule with the least cost, or the one that `wanted` describes."""
+    reasons = []
+    for template in TEMPLATES:
+        if template.device_op != layer.node.op:
+            continue
+        ranked = template.choices(layer, target)
+        if wanted:
+            schedule = template.override(layer, target, wanted)
+            cost = next((cost for cost, one in ranked if one == schedule), Cost(0, 0, 0, 0))
+            return template, cost, schedule
+        if ranked:
+            cost, schedule = ranked[0]
+            return template, cost, schedule
+        reasons.append(f"the {template.name} template finds no tile that fits")
+    raise ScheduleError(
+        f"layer {layer.node.name!r} ({layer.node.op}): "
+        + ("; ".join(reasons) or "no template lowers it")
+    )
+
+
+def _macs(layer: Layer) -> int:
+    """Multiply-accumulates of the layer as the model states it, padding not counted."""
+    outputs, inputs = layer.node.attrs["features"]
+    batch = layer.types[layer.node.outputs[0]].shape[0]
+    return int(batch * outputs * inputs)
+
+
+def _steps(
+    graph: Graph, stages: Mapping[str, int], launches: int
+) -> tuple[Node | LaunchStep, ...]:
+    """Host nodes and launches in an order that respects every dependence."""
+    steps: list[Node | LaunchStep] = []
+    producers, consumers = graph.producers(), graph.consumers()
+    for index in range(launches + 1):
+        steps += [
+            node for node in graph.nodes if node.device != "vta" and stages[node.name] == index
+        ]
+        if index == launches:
+            break
+        mine = [
+            node for node in graph.nodes if node.device == "vta" and stages[node.name] == index
+        ]
+        reads = dict.fromkeys(
+            value
+            for node in mine
+            for value in node.inputs
+            if value and value not in graph.constants
+            and (value not in producers or producers[value].device != "vta")
+        )
+        writes = [
+            value
+            for node in mine
+            for value in node.outputs
+            if value in graph.outputs
+            or any(reader.device != "vta" for reader in consumers.get(value, ()))
+        ]
+        steps.append(LaunchStep(index, tuple(reads), tuple(writes)))
+    return tuple(steps)
