@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .backend.artifact import Artifact
     from .backend.target import Target
-    from .compiler import compare, compile
+    from .compiler import compile
+    from .evaluate import compare
     from .runtime.session import InferenceSession
 
 __version__ = "0.1.0"
@@ -23,7 +24,7 @@ _HOME = {
     "Artifact": "backend.artifact",
     "InferenceSession": "runtime.session",
     "Target": "backend.target",
-    "compare": "compiler",
+    "compare": "evaluate",
     "compile": "compiler",
 }
 

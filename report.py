@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from math import isfinite
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .runtime.comparison import Comparison, TensorComparison
+
+if TYPE_CHECKING:
+    from .runtime.session import RunStatistics
 
 SCHEMA_VERSION = 1
 
@@ -176,7 +179,7 @@ def run_report(
     manifest: Mapping[str, Any],
     target: str,
     outputs: Mapping[str, Any],
-    statistics: Any,
+    statistics: RunStatistics,
     accuracy: float | None,
     notes: Sequence[str] = (),
 ) -> Json:
@@ -247,7 +250,10 @@ def inspect_text(manifest: Mapping[str, Any]) -> list[str]:
         *table(("step", "what", "reads", "makes"), _step_rows(manifest)),
         "",
         *_layer_lines(
-            {"batch": manifest["batch"], "layers": [_layer(row, None) for row in manifest["layers"]]}
+            {
+                "batch": manifest["batch"],
+                "layers": [_layer(row, None) for row in manifest["layers"]],
+            }
         ),
         "",
         "Memory map",

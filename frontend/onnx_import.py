@@ -14,7 +14,7 @@ from ..graph.known import constants_known
 from ..ops.types import Array, type_of
 from .model_inputs import ModelInputs, model_inputs
 from .structure import naming_problems, node_names, order
-from .tensors import size_in_bytes, to_array, value_shape
+from .tensors import LARGEST, size_in_bytes, to_array, value_shape
 from .walk import Walk
 
 OLDEST_OPSET = 7
@@ -62,6 +62,13 @@ def import_model(
 
 def _read(path: Path) -> onnx.ModelProto:
     try:
+        size = path.stat().st_size
+        if not path.is_file():
+            raise ModelError(str(path), ["is not a file"])
+        if size > LARGEST:
+            raise ModelError(
+                str(path), [f"has {size} bytes, {LARGEST} are the limit; keep weights outside"]
+            )
         data = path.read_bytes()
     except OSError as error:
         raise ModelError(str(path), [f"cannot be read: {error.strerror}"]) from None

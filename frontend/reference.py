@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from ..errors import ModelError
@@ -23,19 +24,29 @@ class Reference:
     run: Callable[[Mapping[str, Array]], dict[str, Array]]
 
 
-def cpu_reference(path: str | os.PathLike[str], batch: int | None) -> Reference:
-    """The preferred CPU reference of the ONNX file at `path`.
+def cpu_reference(path: str | os.PathLike[str]) -> Reference:
+    """The preferred CPU reference of the ONNX file at `path`, for any number of samples.
 
-    `batch` is the model's fixed batch, to which feeds are cut, or None where it takes any. The
-    last piece is filled up with zeros. Raises ModelError if no runtime takes the model.
+    Samples are cut to the model's batch where that is fixed; the last piece is filled up with
+    zeros. Raises ModelError if no runtime takes the model.
     """
     try:
         reference = _onnxruntime(os.fspath(path))
     except ImportError:
         reference = _evaluator(os.fspath(path))
+    batch = _fixed_batch(path)
     if batch is None:
         return reference
     return Reference(reference.name, lambda feeds: _piecewise(reference.run, feeds, batch))
+
+
+def _fixed_batch(path: str | os.PathLike[str]) -> int | None:
+    """The size of axis 0 of the model's first input, None where it is open."""
+    graph = onnx.load(os.fspath(path), load_external_data=False).graph
+    constants = {tensor.name for tensor in graph.initializer}
+    first = next(value for value in graph.input if value.name not in constants)
+    axis = first.type.tensor_type.shape.dim[0]
+    return int(axis.dim_value) if axis.HasField("dim_value") else None
 
 
 def _onnxruntime(path: str) -> Reference:

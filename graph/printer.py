@@ -19,7 +19,10 @@ def to_text(graph: Graph) -> str:
     """
     lines = [f"graph {_name(graph.name)}"]
     lines += [f"  input {_name(value)}: {graph.types[value]}" for value in graph.inputs]
-    for value in sorted(graph.constants):
+    read = [value for node in graph.nodes for value in node.inputs]
+    for value in dict.fromkeys((*read, *graph.outputs)):
+        if value not in graph.constants:
+            continue
         kind = graph.types[value]
         lines.append(f"  constant {_name(value)}: {kind} ({bytes_of(kind)} bytes)")
     lines += [f"  {_node(graph, node)}" for node in graph.nodes]

@@ -142,6 +142,7 @@ class RandomNet:
         return weight, sums @ x.mean, squares @ x.spread
 
     def _rectified(self, name: str, x: Signal) -> Signal:
+        """Node `name`, which computes max(x, 0) of normal channels."""
         deviation = np.sqrt(x.variance)
         ratio = x.mean / deviation
         positive = np.array([0.5 * math.erfc(-r / math.sqrt(2)) for r in ratio])

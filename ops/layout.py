@@ -79,6 +79,14 @@ class Layout:
         full = split.reshape(sizes["N"] * self.batch, sizes["C"] * self.block, *shape[2:])
         return np.ascontiguousarray(full[: shape[0], : shape[1]])
 
+    def whole(self, stored: NDArray[np.generic]) -> NDArray[np.generic]:
+        """Storage array -> logical array with its padding rows and channels kept."""
+        if not self.packed:
+            return stored
+        sizes = dict(zip(self.order, stored.shape, strict=False))
+        rest = tuple(sizes[axis] for axis in "HW" if axis in sizes)
+        return self.unpack(stored, (sizes["N"] * self.batch, sizes["C"] * self.block, *rest))
+
     def _permutation(self) -> tuple[int, ...]:
         """Axes of (N, batch, C, block, H, W) in storage order."""
         position = {"N": 0, "C": 2, "H": 4, "W": 5}

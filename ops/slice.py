@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from .inference import axes_within, plain
 from .types import Array, Attrs, Operator, TensorType
 
@@ -34,7 +36,7 @@ def _infer(kinds: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
 
 
 def _evaluate(arrays: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
-    return [arrays[0][_slices(arrays[0].ndim, attrs)].copy()]
+    return [np.array(arrays[0][_slices(arrays[0].ndim, attrs)])]
 
 
 OPERATOR = Operator("Slice", _infer, _evaluate, (1, 1))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -29,14 +30,14 @@ class Nest:
 
     columns: NDArray[np.int64]
     extents: tuple[int, int]
-    factors: tuple[Bases, Bases]
+    factors: tuple[tuple[int, ...], tuple[int, ...]]
 
-    @property
+    @cached_property
     def count(self) -> int:
         """Micro-ops executed."""
         return len(self.columns) * self.extents[0] * self.extents[1]
 
-    @property
+    @cached_property
     def highest(self) -> Bases:
         """The largest index that each column reaches."""
         top, (out, inner), (far, near) = self.columns.max(axis=0), self.extents, self.factors
@@ -77,7 +78,7 @@ class FormCache(Generic[Form]):
     ) -> None:
         self._build = build
         self._depths = depths
-        self._known: dict[tuple[object, ...], tuple[Form, Bases]] = {}
+        self._known: dict[Nest, tuple[Form, Bases]] = {}
         self._forms: dict[tuple[object, ...], Form] = {}
 
     def of(self, nest: Nest) -> tuple[Form, Bases]:
@@ -85,10 +86,9 @@ class FormCache(Generic[Form]):
 
         Indices beyond the depths wrap.
         """
-        key = (nest.columns.tobytes(), nest.extents, nest.factors)
-        if key not in self._known:
-            self._known[key] = self._lift(nest)
-        return self._known[key]
+        if nest not in self._known:
+            self._known[nest] = self._lift(nest)
+        return self._known[nest]
 
     def _lift(self, nest: Nest) -> tuple[Form, Bases]:
         if any(high >= depth for high, depth in zip(nest.highest, self._depths)):

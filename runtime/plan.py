@@ -31,6 +31,16 @@ from .weights import Weights
 _PART_LIMIT = 1 << 20  # micro-ops that are expanded at a time
 
 
+_FACTORS = (
+    "dst_factor_out",
+    "src_factor_out",
+    "wgt_factor_out",
+    "dst_factor_in",
+    "src_factor_in",
+    "wgt_factor_in",
+)
+
+
 class NotConstant(Exception):
     """Micro-ops come from memory that is not the same for all images and all times."""
 
@@ -52,20 +62,24 @@ class Planner:
         uops: NDArray[np.uint32],
         live: bool = False,
     ) -> None:
-        acc, inp, wgt = (target.depth(m) for m in (Memory.ACC, Memory.INP, Memory.WGT))
+        self._depth = {memory: target.depth(memory) for memory in Memory}
+        self._depth[Memory.UOP] = len(uops)
+        self._unit = {memory: target.element_bytes(memory) for memory in Memory}
+        acc, inp, wgt = (self._depth[m] for m in (Memory.ACC, Memory.INP, Memory.WGT))
         self.steps: list[Step] = []
         self.uops = uops
         self.weights = Weights(target, dram)
         self.acc = Accumulators(acc, profile.separate_out, self.steps)
         self.stores_shared = False
-        self._target, self._profile, self._dram, self._live = target, profile, dram, live
+        self._profile, self._dram, self._live = profile, dram, live
         self._isa = Isa.of(target)
         self._stored = Stored(target, stream)
         self._fields = {name: column.tolist() for name, column in stream.fields.items()}
         self._inp_seen = np.zeros(inp, np.bool_)
+        self._inp_unwritten = False
         self._gathered: tuple[int, int] | None = None
         self._gathered_span = (0, 0)
-        self._kernels: dict[bytes, NDArray[np.int64]] = {}
+        self._nests: dict[tuple[object, ...], Nest] = {}
         self._gemms = FormCache(GemmForm.build, (acc, inp, wgt))
         self._resets = FormCache(ResetForm.build, (acc, inp, wgt))
         self._alus = FormCache(AluForm.build, (acc, acc, wgt))
@@ -74,7 +88,8 @@ class Planner:
     @property
     def unwritten(self) -> set[Memory]:
         """Memories of which the stream reads something that it never wrote."""
-        return self.acc.unwritten | ({Memory.WGT} if self.weights.unwritten else set())
+        inp = {Memory.INP} if self._inp_unwritten else set()
+        return self.acc.unwritten | inp | ({Memory.WGT} if self.weights.unwritten else set())
 
     def walk(self, order: NDArray[np.int64]) -> Iterator[int]:
         """Plan the instructions at these positions, yielding each position when it is done."""
@@ -119,7 +134,7 @@ class Planner:
         transfer = self._transfer(position, memory, narrow)
         if transfer.length == 0:
             return
-        depth = len(self.uops) if memory is Memory.UOP else self._target.depth(memory)
+        depth = self._depth[memory]
         elements = self._elements(position, transfer, depth)
         if memory is Memory.UOP:
             self._load_uops(transfer)
@@ -150,14 +165,14 @@ class Planner:
         names = ("y_pad_0", "y_pad_1", "x_pad_0", "x_pad_1")
         y0, y1, x0, x1 = (field[name][position] if pads else 0 for name in names)
         return Transfer(
-            name=instruction_name(position, field["opcode"][position]),
+            position=position,
             memory=memory,
             sram=field["sram_base"][position],
             dram=field["dram_base"][position],
             size=field["x_size"][position],
             rows=1 if one_row else field["y_size"][position],
             stride=field["x_stride"][position],
-            unit=self._target.element_bytes(memory) // (4 if narrow else 1),
+            unit=self._unit[memory] // (4 if narrow else 1),
             pads=(y0, y1, x0, x1),
             narrow=narrow,
         )
@@ -239,7 +254,7 @@ class Planner:
                 f"{int(MemoryType.OUT)} without pads only",
             )
         transfer = self._transfer(position, Memory.OUT)
-        depth = self._target.depth(Memory.OUT)
+        depth = self._depth[Memory.OUT]
         self._elements(position, transfer, depth)
         for step in store_steps(self._dram, transfer, depth, self.acc.store_source):
             self.steps.append(step)
@@ -263,45 +278,37 @@ class Planner:
                     f"nothing to do, which never ends on profile {profile.name}",
                 )
             return
-        nest = Nest(
-            self._kernel(position, begin, end),
-            extents,
-            (self._factors(position, "out"), self._factors(position, "in")),
-        )
+        nest = self._known_nest(position, begin, end, extents)
         if not profile.index_wraps:
             self._require_range(position, nest, checked)
         yield from nest.parts(_PART_LIMIT)
 
-    def _kernel(self, position: int, begin: int, end: int) -> NDArray[np.int64]:
-        """Micro-ops [begin, end) of UOP SRAM as int64[u, 3]."""
-        depth = len(self.uops)
+    def _known_nest(
+        self, position: int, begin: int, end: int, extents: tuple[int, int]
+    ) -> Nest:
+        """The nest of the micro-ops [begin, end) of UOP SRAM; equal ones are one object."""
+        field, depth = self._fields, self._depth[Memory.UOP]
         if end <= depth:
             words = self.uops[begin:end]
         elif self._profile.index_wraps:
             words = self.uops[np.arange(begin, end) % depth]
         else:
             self._fail(position, f"micro-ops {begin}..{end} exceed the UOP depth {depth}")
-        key = words.tobytes()
-        if key not in self._kernels:
-            self._kernels[key] = self._isa.decode_uops(words)
-        return self._kernels[key]
-
-    def _factors(self, position: int, loop: str) -> tuple[int, int, int]:
-        field = self._fields
-        return (
-            field[f"dst_factor_{loop}"][position],
-            field[f"src_factor_{loop}"][position],
-            field[f"wgt_factor_{loop}"][position],
-        )
+        factors = tuple(field[name][position] for name in _FACTORS)
+        key = (words.tobytes(), extents, factors)
+        if key not in self._nests:
+            columns = self._isa.decode_uops(words)
+            self._nests[key] = Nest(columns, extents, (factors[:3], factors[3:]))
+        return self._nests[key]
 
     def _require_range(self, position: int, nest: Nest, checked: dict[int, Memory]) -> None:
         highest = nest.highest
         for column, memory in checked.items():
-            if highest[column] >= self._target.depth(memory):
+            if highest[column] >= self._depth[memory]:
                 self._fail(
                     position,
                     f"reaches {memory.name} index {highest[column]}, but the depth is "
-                    f"{self._target.depth(memory)} and profile {self._profile.name} aborts",
+                    f"{self._depth[memory]} and profile {self._profile.name} aborts",
                 )
 
     def _gemm(self, position: int) -> None:
@@ -311,8 +318,7 @@ class Planner:
             return
         for part in self._nest(position, {0: Memory.ACC, 1: Memory.INP, 2: Memory.WGT}):
             form, (dst, src, wgt) = self._gemms.of(part)
-            if not self._inp_seen[form.src + src].all():
-                self.acc.unwritten.add(Memory.INP)
+            self._inp_unwritten |= not self._inp_seen[form.src + src].all()
             for block in form.blocks:
                 self._gather(block, src)
                 self._multiply(block, dst, wgt)
@@ -388,7 +394,7 @@ class Planner:
     def _operate_on_out(self, nest: Nest, operation: Operation) -> None:
         """An operation that the design does not have: ACC stays, OUT takes a shift's result."""
         dst, src, _ = nest.flat()
-        depth = self._target.depth(Memory.ACC)
+        depth = self._depth[Memory.ACC]
         last = last_occurrences(dst % depth)
         dst, src = dst[last] % depth, src[last] % depth
         self.acc.read(dst)

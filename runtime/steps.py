@@ -56,6 +56,11 @@ class Machine:
         self._scratch: dict[str, NDArray[np.uint8]] = {}
         self._index: dict[tuple[int, int, int], NDArray[np.intp]] = {}
 
+    @property
+    def scratch_bytes(self) -> int:
+        """Bytes reserved so far."""
+        return sum(buffer.size for buffer in self._scratch.values())
+
     def elements(self, memory: Memory) -> NDArray[Any]:
         """A view of the whole SRAM without its gaps: [images, depth, lanes]."""
         return self.sram[memory][:, : self.target.depth(memory)]
@@ -441,18 +446,26 @@ class Operation:
     from_source: bool = False
     sign: int = 0
 
-    def apply(self, a: NDArray[Any], b: Any, out: NDArray[Any]) -> None:
-        """out[...] = a op b (int32)."""
-        if self.opcode == AluOpcode.MIN:
-            np.minimum(a, b, out=out)
-        elif self.opcode == AluOpcode.MAX:
-            np.maximum(a, b, out=out)
-        elif self.opcode == AluOpcode.ADD:
-            np.add(a, b, out=out)
-        elif self.opcode == AluOpcode.MUL:
-            np.multiply(a, b, out=out)
-        else:
-            _shift(a, shift_amounts(b, self.shift, self.sign), out)
+    def bind(self, a: NDArray[Any], b: NDArray[Any] | None, out: NDArray[Any]) -> Action:
+        """out[...] = a op b (int32), b None standing for the immediate."""
+        if self.opcode != AluOpcode.SHR:
+            ufunc, operand = _UFUNCS[self.opcode], np.int32(self.imm or 0) if b is None else b
+            return partial(ufunc, a, operand, out=out)
+        if b is None:
+            return _immediate_shift(a, int(shift_amounts(self.imm, self.shift)), out)
+        return partial(_register_shift, a, b, out, self.shift, self.sign)
+
+    def apply(self, a: NDArray[Any], b: NDArray[Any] | None) -> None:
+        """a[...] = a op b."""
+        self.bind(a, b, a)()
+
+
+_UFUNCS: dict[int, Callable[..., object]] = {
+    AluOpcode.MIN: np.minimum,
+    AluOpcode.MAX: np.maximum,
+    AluOpcode.ADD: np.add,
+    AluOpcode.MUL: np.multiply,
+}
 
 
 def shift_amounts(values: Any, rule: ShiftRule, sign: int = 0) -> NDArray[np.int32]:
@@ -469,14 +482,23 @@ def shift_amounts(values: Any, rule: ShiftRule, sign: int = 0) -> NDArray[np.int
     return np.where(b >= 0, b & 31, -(-b & 31))
 
 
-def _shift(a: NDArray[Any], amounts: NDArray[np.int32], out: NDArray[Any]) -> None:
+def _immediate_shift(a: NDArray[Any], amount: int, out: NDArray[Any]) -> Action:
+    ufunc = np.right_shift if amount >= 0 else np.left_shift
+    return partial(ufunc, a, np.int32(abs(amount)), out=out)
+
+
+def _register_shift(
+    a: NDArray[Any], b: NDArray[Any], out: NDArray[Any], rule: ShiftRule, sign: int
+) -> None:
+    amounts = shift_amounts(b, rule, sign)
     if amounts.min() >= 0:
-        np.right_shift(a, amounts, out=out)
+        np.right_shift(a, amounts, out)
     elif amounts.max() <= 0:
-        np.left_shift(a, -amounts, out=out)
+        np.left_shift(a, -amounts, out)
     else:
         left = np.left_shift(a, np.maximum(-amounts, 0))
-        np.copyto(out, np.where(amounts < 0, left, np.right_shift(a, np.maximum(amounts, 0))))
+        right = np.right_shift(a, np.maximum(amounts, 0))
+        np.copyto(out, np.where(amounts < 0, left, right))
 
 
 @dataclass(frozen=True, eq=False)
@@ -494,12 +516,12 @@ class AluWave(Plain):
         steps = [tuple(step[column] for step in nest.steps) for column in (0, 1)]
         dst = machine.strided(Memory.ACC, nest.start[0] + self.dst_base, nest.extents, steps[0])
         if operation.imm is not None and not operation.from_source:
-            return partial(operation.apply, dst, np.int32(operation.imm), dst)
+            return operation.bind(dst, None, dst)
         still = tuple(1 if step == 0 else e for e, step in zip(nest.extents, steps[1]))
         src = machine.strided(Memory.ACC, nest.start[1] + self.src_base, still, steps[1])
         if operation.imm is None:
-            return partial(operation.apply, dst, src, dst)
-        return partial(operation.apply, src, np.int32(operation.imm), dst)
+            return operation.bind(dst, src, dst)
+        return operation.bind(src, None, dst)
 
 
 @dataclass(frozen=True, eq=False)
@@ -522,8 +544,7 @@ class AluScatter(Plain):
 
         def run() -> None:
             a = acc[:, first]
-            b = acc[:, self.src] if operation.imm is None else np.int32(operation.imm)
-            operation.apply(a, b, a)
-            result[:, self.dst] = a.astype(result.dtype)
+            operation.apply(a, acc[:, self.src] if operation.imm is None else None)
+            result[:, self.dst] = a.astype(result.dtype, copy=False)
 
         return run

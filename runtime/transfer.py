@@ -16,19 +16,20 @@ from ..backend.commands import Memory
 from ..backend.isa import Opcode, Stream
 from ..backend.target import Target
 from ..errors import StreamError
+from .interleave import instruction_name
 from .memory import ADDRESS_SPACE, Dram
-from .steps import CopyIn, CopyOut, Rows, Step, Zero
+from .steps import CopyIn, CopyOut, Rows, Zero
 
 
 @dataclass(frozen=True)
 class Transfer:
     """A LOAD or STORE after its design's quirks: `rows` rows of `size` elements, `stride` apart.
 
-    `unit` is the bytes of a DRAM element, `pads` (y_pad_0, y_pad_1, x_pad_0, x_pad_1), `name`
-    what messages call the instruction, `narrow` an 8-bit load to ACC.
+    `position` is the instruction's, `unit` the bytes of a DRAM element, `pads` (y_pad_0, y_pad_1,
+    x_pad_0, x_pad_1); `narrow` says that 8-bit data are loaded to ACC.
     """
 
-    name: str
+    position: int
     memory: Memory
     sram: int
     dram: int
@@ -91,7 +92,7 @@ def source_rows(dram: Dram, transfer: Transfer) -> Rows | None:
     return Rows(segment, offset, transfer.rows, transfer.size, transfer.stride * transfer.unit)
 
 
-def load_steps(dram: Dram, transfer: Transfer, depth: int) -> Iterator[Step]:
+def load_steps(dram: Dram, transfer: Transfer, depth: int) -> Iterator[Zero | CopyIn]:
     """Copies (and zeros for pads) that fill SRAM. Raises StreamError if DRAM is unmapped."""
     memory, pads = transfer.memory, transfer.pads
     rows = source_rows(dram, transfer) if transfer.rows * transfer.size else None
@@ -116,7 +117,7 @@ def load_steps(dram: Dram, transfer: Transfer, depth: int) -> Iterator[Step]:
 
 def store_steps(
     dram: Dram, transfer: Transfer, depth: int, source: Callable[[int, int], Memory]
-) -> Iterator[Step]:
+) -> Iterator[CopyOut]:
     """Copies of SRAM elements to DRAM; `source(start, end)` says where OUT's elements stand.
 
     Raises StreamError if DRAM is unmapped.
@@ -146,8 +147,9 @@ def _row_pieces(
             fits = 0 if segment is None else dram.segments[segment].end - address
             part = min(count - done, fits // transfer.unit)
             if segment is None or part == 0:
+                opcode = Opcode.STORE if transfer.memory is Memory.OUT else Opcode.LOAD
                 raise StreamError(
-                    f"{transfer.name}: DRAM address {address:#x} (dram_base {transfer.dram}, row "
+                    f"{instruction_name(transfer.position, opcode)}: DRAM address {address:#x} (dram_base {transfer.dram}, row "
                     f"{row}) lies in no memory of this run; stay within the program's regions"
                 )
             place = address - dram.segments[segment].address

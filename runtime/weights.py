@@ -43,6 +43,15 @@ class FillTiles(Plain):
         return run
 
 
+@dataclass(frozen=True, eq=False)
+class Matrix:
+    """Weights of a block: `floats` [B, R*block_in, C*block_out], or None if they are read from
+    SRAM; `cuts` are the ends of the parts, in terms, in which float32 sums them exactly."""
+
+    floats: NDArray[np.float32] | None
+    cuts: tuple[int, ...]
+
+
 class Weights:
     """Symbolic state of WGT: what each element holds, and whether SRAM really holds it."""
 
@@ -52,7 +61,7 @@ class Weights:
         self._dram = dram
         self._address: Indices = np.full(depth, -1, np.int64)
         self._in_sram = np.zeros(depth, np.bool_)
-        self._floats: dict[tuple[bytes, int], NDArray[np.float32]] = {}
+        self._known: dict[tuple[bytes, int], Matrix] = {}
         self._float_bytes = 0
         self.per_image = False
         self.unwritten = False
@@ -62,27 +71,30 @@ class Weights:
         self._address[start : start + len(addresses)] = addresses
         self._in_sram[start : start + len(addresses)] = False
 
-    def load(self, elements: Indices, per_image: bool) -> None:
+    def load(self, elements: slice | Indices, per_image: bool) -> None:
         """Elements are filled by steps at run time."""
         self._address[elements] = -1
         self._in_sram[elements] = True
         self.per_image |= per_image
 
-    def matrix(self, block: GemmBlock, base: int) -> NDArray[np.float32] | None:
-        """float32[B, R*block_in, C*block_out] of the block's tiles if all are constant, else
-        None: then the product reads SRAM, after `fills`."""
+    def matrix(self, block: GemmBlock, base: int) -> Matrix:
+        """The block's weights, tile indices moved by `base`.
+
+        Without floats, SRAM is to be read, after `fills`.
+        """
         addresses = self._address[block.wgt + base]
-        if addresses.min() < 0:
-            return None
         key = (addresses.tobytes(), addresses.shape[2])
-        if key not in self._floats:
-            size = 4 * addresses.size * self._shape[0] * self._shape[1]
-            repeats = addresses.size / len(np.unique(addresses))
-            if repeats > _MAX_REPEATS or self._float_bytes + size > _FLOAT_BUDGET_BYTES:
-                return None
-            self._float_bytes += size
-            self._floats[key] = self._gather(addresses)
-        return self._floats[key]
+        if key in self._known:
+            return self._known[key]
+        size = 4 * addresses.size * self._shape[0] * self._shape[1]
+        repeats = addresses.size / len(np.unique(addresses))
+        room = self._float_bytes + size <= _FLOAT_BUDGET_BYTES and repeats <= _MAX_REPEATS
+        if addresses.min() < 0 or not room:
+            return Matrix(None, _exact_cuts(addresses.shape[1] * self._shape[1], None))
+        self._float_bytes += size
+        floats = self._gather(addresses)
+        self._known[key] = Matrix(floats, _exact_cuts(floats.shape[1], floats))
+        return self._known[key]
 
     def _gather(self, addresses: Indices) -> NDArray[np.float32]:
         """The tiles at [B, R, C] addresses as matrices."""
@@ -131,12 +143,10 @@ class Weights:
         return self.fills(np.flatnonzero(self._address >= 0), keep=False)
 
 
-def exact_cuts(block: GemmBlock, weights: NDArray[np.float32] | None, lanes: int) -> list[int]:
-    """Ends of the parts, in terms, into which a block's sums are cut to be exact in float32."""
-    terms = block.wgt.shape[1] * lanes
+def _exact_cuts(terms: int, floats: NDArray[np.float32] | None) -> tuple[int, ...]:
+    """Ends of the parts in which float32 holds every sum of `terms` products with int8."""
     if terms <= EXACT_TERMS:
-        return [terms]
-    if weights is not None and float(np.abs(weights).sum(axis=1).max()) * 128 <= EXACT_FLOAT:
-        return [terms]
-    part = EXACT_TERMS // lanes * lanes
-    return [*range(part, terms, part), terms]
+        return (terms,)
+    if floats is not None and float(np.abs(floats).sum(axis=1).max()) * 128 <= EXACT_FLOAT:
+        return (terms,)
+    return (*range(EXACT_TERMS, terms, EXACT_TERMS), terms)

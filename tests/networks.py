@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from vtaflow.graph.graph import Graph, Node
 from vtaflow.graph.passes.place import place
@@ -27,14 +28,15 @@ class Builder:
     def dense(
         self,
         source: str,
-        weight: Array,
-        bias: Array | None = None,
+        weight: ArrayLike,
+        bias: ArrayLike | None = None,
         bounds: Bounds = LINEAR,
     ) -> str:
         """Append a Dense node; returns its value."""
         name = f"dense{len(self.nodes)}"
+        weight = np.asarray(weight, np.float32)
+        self.constants[f"{name}.w"] = weight
         offset = np.zeros(len(weight)) if bias is None else bias
-        self.constants[f"{name}.w"] = np.asarray(weight, np.float32)
         self.constants[f"{name}.b"] = np.asarray(offset, np.float32)
         attrs = {"min": bounds[0], "max": bounds[1]}
         inputs = (source, f"{name}.w", f"{name}.b")
@@ -73,8 +75,8 @@ def mlp(
     """A random network with `hidden` bounds on all layers but the last, which is linear."""
     builder = Builder(widths[0], batch, seed)
     value = "x"
-    for place_, (features, outputs) in enumerate(zip(widths, widths[1:], strict=False)):
-        last = place_ == len(widths) - 2
+    for depth, (features, outputs) in enumerate(zip(widths, widths[1:], strict=False)):
+        last = depth == len(widths) - 2
         value = builder.random_dense(value, features, outputs, LINEAR if last else hidden)
     return builder.build(value)
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import ArrayLike
 
 from vtaflow.errors import DataError
 from vtaflow.graph import calibration
@@ -24,7 +25,7 @@ from vtaflow.ops.types import Array, TensorType
 from .networks import Builder, mlp, normal
 
 
-def seen(*parts: Array) -> Histogram:
+def seen(*parts: ArrayLike) -> Histogram:
     result = Histogram()
     for part in parts:
         result.add(np.asarray(part, np.float32))
@@ -41,6 +42,7 @@ def noise(values: Array, limit: float) -> float:
 
 
 @given(st.lists(st.floats(-1e6, 1e6, width=32), min_size=1), st.integers(1, 5))
+@settings(deadline=None)
 def test_histograms_count_every_value_whatever_the_batches(values: list[float], parts: int) -> None:
     histogram = seen(*np.array_split(np.array(values), parts))
     sizes = np.abs(np.array(values, np.float32))
@@ -82,7 +84,7 @@ def test_entropy_is_sane_for_few_and_many_normal_values(samples: int, decibels: 
 
 
 @given(st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=50))
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 def test_estimates_are_positive_and_within_the_peak(values: list[float]) -> None:
     histogram = seen(np.array(values))
     for estimate in ESTIMATORS.values():

@@ -344,6 +344,13 @@ def token_flood(case: Case) -> None:
     case.insert("finish", *[push] * 255, replace(push, label="brim"), *[pop] * 256)
 
 
+def token_tide(case: Case) -> None:
+    """Never more than one token in program order, but nothing stops the load module."""
+    push = Line("push", Opcode.LOAD, {"memory_type": int(Memory.INP)} | PUSH_NEXT)
+    pop = Line("pop", Opcode.LOAD, NOP | POP_PREV)
+    case.insert("drain", *[push, pop] * 255, replace(push, label="brim"), pop)
+
+
 def early_finish(case: Case) -> None:
     case.insert("inp3", Line("early", Opcode.FINISH, {}))
 
@@ -436,6 +443,7 @@ FAULTS: list[tuple[str, str, Fault]] = [
     ("finish", "early", early_finish),
     ("token-underflow", f"gemm{LAST}", edited("wgt3", push_next_dep=0)),
     ("token-overflow", "brim", token_flood),
+    ("token-overflow", "brim", token_tide),
     ("token-leftover", f"store{LAST}", edited("drain", pop_next_dep=0)),
     ("finish-order", "finish", unlinked(f"store{LAST}", "push_prev_dep", "drain", "pop_next_dep")),
     ("sram-raw", "gemm3", unlinked("wgt3", "push_next_dep", "gemm3", "pop_prev_dep")),
@@ -709,8 +717,9 @@ def test_races_equal_the_brute_force_oracle(data: st.DataObject) -> None:
 
 
 def test_many_open_accesses_are_merged_conservatively() -> None:
-    clocks = Clocks()
-    open_masks = OpenMasks(clocks, 0, 1, Report(None, 10**9))
+    report = Report(None, 10**9)
+    clocks = Clocks(255, report)
+    open_masks = OpenMasks(clocks, 0, 1, report)
     for number in range(40_000):
         clocks.begin(0, 0)
         open_masks.add(1 << (number % 7), number)
@@ -825,8 +834,10 @@ def test_no_accepted_stream_leaves_its_regions(data: st.DataObject) -> None:
     if check(TARGET, insns, regions=REGIONS.values(), **given):  # type: ignore[arg-type]
         return
     fields = ISA.decode_stream(insns).fields
-    for row in np.flatnonzero((fields["opcode"] <= Opcode.STORE) & (fields["x_size"] > 0)):
-        line = Line("", Opcode(fields["opcode"][row]), {k: int(v[row]) for k, v in fields.items()})
+    transfers = (fields["opcode"] <= Opcode.STORE) & (fields["x_size"] > 0)
+    for row in np.flatnonzero(transfers).tolist():
+        values = {name: int(column[row]) for name, column in fields.items()}
+        line = Line("", Opcode(values["opcode"]), values)
         granules = dram_bytes(line)
         low, high = min(granules) * 16 - BASE, max(granules) * 16 + 16 - BASE
         writable = [r for r in REGIONS.values() if r.kind in ("output", "activation")]
@@ -854,6 +865,32 @@ def test_hostile_streams_end_in_time() -> None:
         initialised=("x",),
         work_limit=1_000_000,
     )
+    assert [finding.rule for finding in findings] == ["work-limit"]
+    assert time.monotonic() - started < 20
+
+
+def test_hostile_kernels_end_in_time() -> None:
+    """Every instruction has another long window of micro-ops."""
+    lines = prologue()
+    lines[1].fields |= {"x_size": 2048, "x_stride": 2048}
+    lines[2].fields |= {"sram_base": 0, "x_size": 2048, "x_stride": 2048}
+    for n in range(40_000):
+        alu = loops(n % 1000, 1000 + n // 1000 - n % 1000, (3, 4, 0), (3, 8, 0))
+        lines.append(Line("", Opcode.ALU, alu | {"alu_opcode": 2}))
+    lines.append(Line("", Opcode.FINISH, {}))
+    regions = place(
+        [("uops", "constant", Memory.UOP, 2048), ("vectors", "constant", Memory.ACC, 2048)]
+    )
+    constants = np.zeros(regions["vectors"].start + 2048 * 64 - 4096, np.uint8)
+    uops = np.stack([np.arange(2048) % 1024, np.full(2048, 1000), np.zeros(2048, int)], axis=1)
+    constants[: 4 * 2048] = ISA.encode_uops(uops).view(np.uint8)
+    for line in lines[1:3]:
+        name = line.label
+        unit = TARGET.element_bytes(regions[name].memory)
+        line.fields["dram_base"] = (BASE + regions[name].start) // unit
+    given = {"regions": regions.values(), "constants": constants, "work_limit": 500_000}
+    started = time.monotonic()
+    findings = check(TARGET, encode(lines), base=BASE, **given)  # type: ignore[arg-type]
     assert [finding.rule for finding in findings] == ["work-limit"]
     assert time.monotonic() - started < 20
 

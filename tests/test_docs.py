@@ -1,8 +1,8 @@
 """Executes the code in README.md and docs/.
 
 A block that opens with "```python run" is executed; the blocks of a page share one namespace and
-run in their order, in an empty folder beside a link to `models`. A "```text output" block is what the code since the
-last such block has printed, to the letter.
+run in their order, in an empty folder that holds a link to `models`. A "```text output" block is
+what the code since the last such block has printed, to the letter.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vtaflow.ops import epilogue, operator, vta_dense
@@ -67,6 +67,7 @@ def epilogues(draw: st.DrawFn) -> tuple[Array, Steps, list[Array]]:
 
 
 @given(epilogues())
+@settings(deadline=None)
 def test_epilogue_equals_unbounded_integers(case: tuple[Array, Steps, list[Array]]) -> None:
     acc, steps, operands = case
     result = epilogue.apply(acc, steps, operands)
@@ -168,6 +169,7 @@ def packed(arrays: list[Array], attrs: dict[str, Any], layout: Layout) -> Case:
 
 
 @given(layers())
+@settings(deadline=None)
 def test_dense_equals_unbounded_integers(layer: Case) -> None:
     arrays, attrs = layer
     x, weight, bias, shifts, residual = (array.tolist() for array in arrays)
@@ -184,6 +186,7 @@ def test_dense_equals_unbounded_integers(layer: Case) -> None:
 
 
 @given(layers(), st.sampled_from([(1, 16), (2, 8), (4, 4), (3, 32)]))
+@settings(deadline=None)
 def test_packing_changes_no_value(layer: Case, tile: tuple[int, int]) -> None:
     layout = Layout("NC", *tile)
     (expected,) = operator("VtaDense").evaluate(*layer)
@@ -312,6 +315,7 @@ def test_conversions_refuse_what_does_not_fit(
 
 
 @given(st.integers(1, 9), st.integers(1, 40), st.sampled_from([(1, 16), (2, 8), (4, 4)]))
+@settings(deadline=None)
 def test_unpack_inverts_pack(rows: int, columns: int, tile: tuple[int, int]) -> None:
     attrs = {"layout": Layout("NC", *tile), "shape": (rows, columns)}
     x = np.random.default_rng(rows * columns).integers(-128, 128, (rows, columns)).astype(np.int8)

@@ -10,15 +10,9 @@ import numpy as np
 import pytest
 
 from vtaflow.errors import DataError
+from vtaflow.runtime.data import load_feeds, load_labels, random_feeds, save_arrays
 from vtaflow.runtime.preprocessing import Preprocessing
-from vtaflow.runtime.recipe import (
-    Recipe,
-    find_recipe,
-    load_feeds,
-    load_labels,
-    preprocessing_of,
-    random_feeds,
-)
+from vtaflow.runtime.recipe import Recipe, find_recipe, preprocessing_of
 from vtaflow.runtime.tensors import TensorInfo
 
 X = TensorInfo("x", (4,), "float32")
@@ -217,3 +211,13 @@ def test_random_feeds_are_seeded() -> None:
     assert first["i"].shape == (5, 2, 2)
     assert all(np.array_equal(first[name], again[name]) for name in first)
     assert not np.array_equal(first["x"], other["x"])
+
+
+def test_arrays_are_saved_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "out.npz"
+    save_arrays(str(path), {"y": np.arange(3)})
+    with np.load(path) as saved:
+        assert saved["y"].tolist() == [0, 1, 2]
+    with pytest.raises(DataError, match="cannot write: No such file"):
+        save_arrays(str(tmp_path / "none" / "out.npz"), {})
+    assert [one.name for one in tmp_path.iterdir()] == ["out.npz"]

@@ -40,7 +40,7 @@ class Flow:
         self._base = base
         self._map = memory_map
         self._report = report
-        self._clocks = Clocks()
+        self._clocks = Clocks(profile.token_capacity, report)
         self._sram = Scratchpads(self._clocks, profile.separate_out, report)
         self._kernels = Kernels(target, profile, report)
         self._uops = np.zeros(target.depth(Memory.UOP), np.uint32)
@@ -60,7 +60,7 @@ class Flow:
         for row, (module, bits) in enumerate(zip(modules, deps, strict=True)):
             clocks.begin(module, bits)
             act(piece, row)
-            clocks.end(module, bits)
+            clocks.end(module, bits, piece.first + row)
 
     def _act(self, piece: _Piece, row: int) -> None:
         what, index = piece.what[row], piece.first + row

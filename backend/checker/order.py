@@ -14,7 +14,7 @@ from functools import reduce
 from operator import or_
 
 from .columns import COMPUTE, LOAD, STORE
-from .findings import Report
+from .findings import Report, Stop
 from .rows import Rows, overlap, overlap_cost
 from .sequence import POPPED_BY, PUSHED_BY, QUEUES
 
@@ -38,25 +38,52 @@ _PUSHES = _tabulate(PUSHED_BY)
 
 
 class Clocks:
-    """`now[m][k]`: how many instructions of module k are over when m runs its current one."""
+    """`now[m][k]`: how many instructions of module k are over when m runs its current one.
 
-    def __init__(self) -> None:
+    Program order alone does not bound a queue: a module may run far ahead of the one that pops
+    its tokens. A pop counts for a push only if the pusher knows of it.
+    """
+
+    def __init__(self, capacity: int | None, report: Report) -> None:
         self.now = [[0, 0, 0] for _ in range(3)]
         self._queues: list[deque[list[int]]] = [deque() for _ in QUEUES]
+        self._capacity = capacity
+        self._report = report
+        self._held = [0] * len(QUEUES)
+        self._pops: list[deque[int]] = [deque() for _ in QUEUES]
 
     def begin(self, module: int, deps: int) -> None:
         """Start the module's next instruction with the tokens that it pops."""
         clock = self.now[module]
+        clock[module] += 1
         for queue in _POPS[module][deps]:
             for other, known in enumerate(self._queues[queue].popleft()):
                 if known > clock[other]:
                     clock[other] = known
-        clock[module] += 1
+            if self._capacity is not None:
+                self._pops[queue].append(clock[module])
 
-    def end(self, module: int, deps: int) -> None:
-        """End that instruction and push its tokens."""
+    def end(self, module: int, deps: int, index: int) -> None:
+        """End that instruction, number `index` of the stream, and push its tokens."""
         for queue in _PUSHES[module][deps]:
             self._queues[queue].append(self.now[module].copy())
+            if self._capacity is not None:
+                self._count_push(module, queue, self._capacity, index)
+
+    def _count_push(self, module: int, queue: int, capacity: int, index: int) -> None:
+        pops, known = self._pops[queue], self.now[module][POPPED_BY[queue][0]]
+        self._held[queue] += 1
+        while pops and pops[0] <= known:
+            pops.popleft()
+            self._held[queue] -= 1
+        if self._held[queue] > capacity:
+            self._report.add(
+                index,
+                "token-overflow",
+                f"queue {QUEUES[queue]} can hold {self._held[queue]} tokens, capacity {capacity}: "
+                "no token tells the pusher that they were popped",
+            )
+            raise Stop
 
     def all_known(self, module: int) -> bool:
         """Whether the module knows everything that the others have begun."""

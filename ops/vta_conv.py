@@ -1,0 +1,64 @@
+"""VtaConv: a two-dimensional convolution, plain, grouped or transposed, in VTA's integers.
+
+Inputs: x int8 (N, C, H, W); weight int8 (O, C/group, kh, kw); then whatever the epilogue refers
+to. Attributes are ONNX's (`strides`, `pads`, `dilations`, `group`; `transposed` with
+`output_padding` for ConvTranspose, whose weights stand here with the output channels first) and
+`epilogue`, `scale` of the output, `layout` of the output and `in_layout` of x.
+
+Weights stay logical: the schedule packs them in the order in which it reads them. Padding lanes
+are computed as the hardware computes them, with zero weights, biases and shifts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from . import epilogue
+from .convolution import convolve_integers, output_shape
+from .layout import Layout
+from .taps import windows
+from .types import Array, Attrs, Operator, TensorType
+
+
+def _infer(kinds: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
+    """int8 (N, O, H, W); ValueError when shapes, dtypes or layouts do not fit."""
+    x, weight = kinds[:2]
+    if len(x.shape) != 4 or x.dtype != "int8" or weight.dtype != "int8":
+        raise ValueError(f"takes int8 (N, C, H, W) and int8 weights, got {x} and {weight}")
+    if x.layout != attrs["in_layout"]:
+        raise ValueError(f"takes x in layout {attrs['in_layout']}, got {x.layout}")
+    outputs, depth, *kernel = weight.shape
+    group = attrs["group"]
+    if len(kernel) != 2 or depth * group != x.shape[1] or outputs % group:
+        raise ValueError(f"weights {weight} in {group} groups do not fit {x}")
+    shape = output_shape(x.shape, outputs, windows(attrs, kernel))
+    output = TensorType(shape, "int8", attrs["layout"], float(attrs["scale"]))
+    epilogue.check(attrs["epilogue"], kinds, output)
+    return [output]
+
+
+def accumulate(x: Array, weight: Array, attrs: Attrs) -> Array:
+    """int32 (N, O, H, W) products of logical int8 operands, exact, wrapping."""
+    return convolve_integers(x, weight, windows(attrs, weight.shape[2:]), attrs["group"])
+
+
+def _evaluate(arrays: Sequence[Array], attrs: Attrs) -> list[Array]:
+    """The layer's definition: exact products, then the epilogue."""
+    layout: Layout = attrs["layout"]
+    data, weight = arrays[:2]
+    channels = weight.shape[1] * attrs["group"]
+    acc = accumulate(attrs["in_layout"].whole(data)[:, :channels], weight, attrs)
+    if not layout.packed:
+        return [epilogue.apply(acc, attrs["epilogue"], arrays)]
+    padding = -acc.shape[1] % layout.block
+    acc = np.pad(acc, ((0, 0), (0, padding), (0, 0), (0, 0)))
+    operands = [
+        layout.whole(array) if array.ndim > 1 else np.pad(array, (0, padding))
+        for array in arrays[2:]
+    ]
+    return [layout.pack(epilogue.apply(acc, attrs["epilogue"], [*arrays[:2], *operands]))]
+
+
+OPERATOR = Operator("VtaConv", _infer, _evaluate, (2, 8))
