@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -20,7 +21,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import __version__, report
 from .errors import ArtifactError, DataError, VtaflowError
-from .runtime.recipe import Recipe, find_recipe, load_feeds, load_labels, random_feeds
+from .runtime.data import load_feeds, load_labels, random_feeds, save_arrays
+from .runtime.recipe import Recipe, find_recipe
 from .runtime.tensors import TensorInfo
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 FINE, FAILED, USER_ERROR = 0, 1, 2
 INTERRUPTED, BROKEN_PIPE = 130, 141
 RANDOM_SAMPLES = 64
+DATA_TITLE = "data (REF: FILE.npz#key, FILE.npz, FILE.npy or a folder; raw, as the recipe takes it)"
 CALIBRATION_METHODS = ("mse", "minmax", "percentile", "entropy")
 
 Options = argparse.Namespace
@@ -64,6 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = _dispatch(list(sys.argv[1:] if arguments is None else arguments))
         sys.stdout.flush()
         return code
+    except SystemExit as finished:  # --help, --version
+        return int(finished.code or FINE)
     except VtaflowError as error:
         return _complain(str(error))
     except KeyboardInterrupt:
@@ -89,6 +94,8 @@ def _dispatch(arguments: list[str]) -> int:
     verb, rest = ONE_SHOT, arguments
     if arguments and arguments[0] in by_name:
         verb, rest = by_name[arguments[0]], arguments[1:]
+    elif len(arguments) > 1 and re.fullmatch("[a-z]+", arguments[0]):
+        raise UsageError(f"there is no verb {arguments[0]!r}; verbs: {', '.join(by_name)}")
     options = _parser(verb).parse_args(rest)
     return verb.run(options)
 
@@ -148,7 +155,7 @@ def _add_device(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_data(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("data (FILE.npz#key, FILE.npz, FILE.npy or a folder)")
+    group = parser.add_argument_group(DATA_TITLE)
     group.add_argument("--input", metavar="REF", help="samples to run (default: recipe, random)")
     group.add_argument("--labels", metavar="REF", help="their class indices")
     group.add_argument("--recipe", metavar="FILE", help="default: MODEL.json beside the model")
@@ -164,7 +171,7 @@ def _add_compilation(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--place", type=_placement, action="append", default=[],
                        metavar="NODE=DEVICE", help="put an ONNX node on vta or host")
     group.add_argument("--tiles", type=_tiles, action="append", default=[],
-                       metavar="LAYER:KEY=N,...", help="override a layer's schedule")
+                       metavar="LAYER:KEY=V,...", help="override a layer's schedule")
     group.add_argument("--keep-intermediates", action="store_true",
                        help="let every layer's output be read after a run")
     group.add_argument("--dump-stages", metavar="DIR", help="write every stage's graph as text")
@@ -179,7 +186,7 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
 
 
 def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
+    if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a number from 1 on, found {text!r}")
     return int(text)
 
@@ -191,12 +198,12 @@ def _placement(text: str) -> tuple[str, str]:
     return node, device
 
 
-def _tiles(text: str) -> tuple[str, dict[str, int]]:
+def _tiles(text: str) -> tuple[str, dict[str, int | str]]:
     layer, _, fields = text.rpartition(":")
     pairs = [field.partition("=") for field in fields.split(",")]
-    if not layer or not all(key and value.isdigit() for key, _, value in pairs):
-        raise argparse.ArgumentTypeError(f"expected LAYER:KEY=N,KEY=N, found {text!r}")
-    return layer, {key: int(value) for key, _, value in pairs}
+    if not layer or not all(key and value for key, _, value in pairs):
+        raise argparse.ArgumentTypeError(f"expected LAYER:KEY=VALUE,KEY=VALUE, found {text!r}")
+    return layer, {key: int(value) if value.isdecimal() else value for key, _, value in pairs}
 
 
 def _one_shot_options(parser: argparse.ArgumentParser) -> None:
@@ -221,7 +228,7 @@ def _run_options(parser: argparse.ArgumentParser) -> None:
     _add_artifact(parser)
     _add_target(parser, None)
     _add_device(parser)
-    group = parser.add_argument_group("data (FILE.npz#key, FILE.npz, FILE.npy or a folder)")
+    group = parser.add_argument_group(DATA_TITLE)
     group.add_argument("--input", metavar="REF", help="samples to run (default: random)")
     group.add_argument("--labels", metavar="REF", help="their class indices")
     group.add_argument("--seed", type=int, default=0, help="of random data (default: 0)")
@@ -261,14 +268,13 @@ def _selftest_options(parser: argparse.ArgumentParser) -> None:
 
 def _deploy(options: Options) -> int:
     """Everything at once: compile, run, compare."""
-    if options.output:
-        _require_place(options.output, options.model)
+    _require_place(options.output, options.model)
     recipe = _recipe(options)
     compiled = _compiled(options, recipe)
     if compiled is None:
         return FINE
     if options.output:
-        compiled.artifact.save(options.output)
+        compiled.save(options.output)
     return _compared(options, recipe, compiled)
 
 
@@ -280,13 +286,9 @@ def _compile(options: Options) -> int:
     compiled = _compiled(options, recipe)
     if compiled is None:
         return FINE
-    compiled.artifact.save(output)
+    compiled.save(output)
     if options.record_launches:
-        from .runtime.replay import record
-
-        feeds, _ = _test_data(options, recipe, _inputs_of(compiled.artifact.manifest))
-        for path in record(compiled.artifact, feeds, options.record_launches):
-            _say(options, f"recorded {path}")
+        _record(options, recipe, compiled)
     found = report.model_report(
         compiled.artifact.manifest,
         compiled.artifact.target.name,
@@ -300,32 +302,28 @@ def _compile(options: Options) -> int:
 
 def _run(options: Options) -> int:
     """Run an artifact."""
-    from .backend.artifact import Artifact, write_whole
     from .runtime.comparison import accuracy
     from .runtime.session import InferenceSession
 
-    if options.output:
-        _require_place(options.output, options.artifact)
-    artifact = Artifact.load(options.artifact)
-    with InferenceSession(artifact, options.device, options.target) as session:
+    _require_place(options.output, options.artifact)
+    with InferenceSession(options.artifact, options.device, options.target) as session:
         feeds = _run_feeds(options, session)
-        samples = len(next(iter(feeds.values())))
-        with _progress(options, samples, "running") as progress:
+        labels = load_labels(options.labels) if options.labels else None
+        with _progress(options, _count(feeds), "running") as progress:
             results = session.run(None, feeds, progress)
-        statistics = session.last_run
-        target, inputs = session.target, session.get_outputs()
-    outputs = dict(zip((one.name for one in inputs), results, strict=True))
-    right = None
-    if options.labels:
-        right = accuracy(results[0], load_labels(options.labels))
+        assert session.last_run is not None
+        names = [one.name for one in session.get_outputs()]
+        outputs = dict(zip(names, results, strict=True))
+        found = report.run_report(
+            session.artifact.manifest,
+            session.target.name,
+            outputs,
+            session.last_run,
+            None if labels is None else accuracy(results[0], labels),
+            _device_notes(session.artifact.manifest, options.device),
+        )
     if options.output:
-        import numpy as np
-
-        write_whole(options.output, lambda stream: np.savez(stream, **outputs))
-    assert statistics is not None
-    found = report.run_report(
-        artifact.manifest, target.name, outputs, statistics, right, _device_notes(target)
-    )
+        save_arrays(options.output, outputs)
     _emit(options, found, report.run_text(found))
     return FINE
 
@@ -336,24 +334,25 @@ def _compare(options: Options) -> int:
     if options.artifact is None:
         compiled = _compiled(options, recipe)
         return FINE if compiled is None else _compared(options, recipe, compiled)
-    from .backend.artifact import Artifact
-    from .compiler import compare_artifact
+    from .evaluate import compare_artifact
+    from .runtime.session import InferenceSession
 
-    artifact = Artifact.load(options.artifact)
-    feeds, labels = _test_data(options, recipe, _inputs_of(artifact.manifest))
-    with _progress(options, _count(feeds), "comparing") as progress:
-        comparison = compare_artifact(artifact, options.model, feeds, labels, progress=progress)
-    return _judge(options, comparison, artifact.manifest, artifact.target, None, ())
+    with InferenceSession(options.artifact, target=options.target) as session:
+        feeds, labels = _test_data(options, recipe, session.get_inputs())
+        with _progress(options, _count(feeds), "comparing") as progress:
+            comparison = compare_artifact(
+                session, options.model, feeds, labels, progress=progress
+            )
+        return _judge(options, comparison, session.artifact.manifest)
 
 
 def _inspect(options: Options) -> int:
     """Show what an artifact contains."""
-    from .backend.artifact import Artifact
-    from .runtime.inspection import assembly_lines, schedule_lines
+    from .runtime.inspection import assembly_lines, open_artifact, schedule_lines
 
-    artifact = Artifact.load(options.artifact)
+    artifact = open_artifact(options.artifact)
     if options.json:
-        _print_json(dict(artifact.manifest))
+        _print([json.dumps(artifact.manifest, indent=1)])
         return FINE
     if options.schedule:
         _print(schedule_lines(artifact))
@@ -373,41 +372,259 @@ def _replay(options: Options) -> int:
         for path in options.files:
             results.append(replay(path, check=options.check))
             progress(1)
-    found = {
-        "schema_version": report.SCHEMA_VERSION,
-        "launches": [
-            {"file": path, "passed": one.problem is None, "problem": one.problem,
-             "counters": dict(one.counters)}
-            for path, one in zip(options.files, results, strict=True)
-        ],
-    }
+    found = report.replay_report(options.files, results)
     _emit(options, found, report.replay_text(found))
     return FINE if all(one["passed"] for one in found["launches"]) else FAILED
 
 
 def _selftest(options: Options) -> int:
     """Run the built-in programs on a target."""
-    from .backend.target import Target
     from .runtime.selftest import selftest
 
-    target = Target.load(options.target)
-    results = selftest(target, options.device)
-    found = {
-        "schema_version": report.SCHEMA_VERSION,
-        "target": target.name,
-        "tests": [
-            {"name": one.name, "passed": one.passed, "counters": dict(one.counters),
-             "estimated_cycles": one.estimated_cycles}
-            for one in results
-        ],
-    }
+    found = report.tests_report(options.target, selftest(options.target, options.device))
     _emit(options, found, report.tests_text(found))
-    return FINE if all(one.passed for one in results) else FAILED
+    return FINE if all(one["passed"] for one in found["tests"]) else FAILED
+
+
+# --- what verbs share --------------------------------------------------------------------------
+
+
+def _require_place(output: str | None, source: str) -> None:
+    """Refuse an output that cannot be written before any work is done."""
+    if output is None:
+        return
+    path = Path(output)
+    if path.is_dir() or not path.name:
+        raise ArtifactError(f"{output!r}: cannot write: it is a folder")
+    if not path.parent.is_dir():
+        raise ArtifactError(f"{output}: cannot write: there is no folder {str(path.parent)!r}")
+    if not os.access(path.parent, os.W_OK):
+        raise ArtifactError(f"{output}: cannot write: no permission in {str(path.parent)!r}")
+    if path.exists() and Path(source).exists() and path.samefile(source):
+        raise ArtifactError(f"{output}: cannot write: it is the input")
+
+
+def _recipe(options: Options) -> Recipe:
+    """The recipe asked for, else the one beside the model."""
+    return Recipe.load(options.recipe) if options.recipe else find_recipe(options.model)
+
+
+def _compiled(options: Options, recipe: Recipe) -> CompiledModel | None:
+    """The compiled model; None if the compiler was told to stop on the way."""
+    from .compiler import Stopped, compile, model_inputs
+
+    if options.model.endswith(".vta"):
+        raise UsageError(f"{options.model} is compiled already: deploy run {options.model}")
+    inputs = model_inputs(options.model)
+    recipe.require_inputs(inputs)
+    reference = options.calib or recipe.calibration
+    calibration = load_feeds(reference, inputs, recipe.preprocessing) if reference else None
+    with _progress(options, _count(calibration or {}), "calibrating") as progress:
+        try:
+            compiled = compile(
+                options.model,
+                options.target,
+                calibration,
+                _compile_options_of(options, recipe, progress),
+            )
+        except Stopped as stopped:
+            _print([stopped.text])
+            return None
+    _warn(compiled.warnings)
+    return compiled
+
+
+def _compile_options_of(
+    options: Options, recipe: Recipe, progress: Callable[[int], None]
+) -> CompileOptions:
+    from .compiler import STAGES, CompileOptions
+
+    if options.stop_after and options.stop_after not in STAGES:
+        raise UsageError(
+            f"there is no stage {options.stop_after!r}; stages: {', '.join(STAGES)}"
+        )
+    schedules: dict[str, dict[str, int | str]] = {}
+    for layer, fields in options.tiles:
+        schedules.setdefault(layer, {}).update(fields)
+    return CompileOptions(
+        batch=options.batch,
+        calibration_method=options.calib_method,
+        placement=dict(options.place),
+        schedules=schedules,
+        keep_intermediates=options.keep_intermediates,
+        preprocessing=recipe.note(),
+        dump=_stage_writer(options),
+        stop_after=options.stop_after,
+        progress=progress,
+        seed=options.seed,
+    )
+
+
+def _stage_writer(options: Options) -> Callable[[str, str], None]:
+    """What is called after every stage: writes its text, and names it if `--verbose`."""
+    began = time.perf_counter()
+    folder = Path(options.dump_stages) if options.dump_stages else None
+    count = 0
+
+    def finish(stage: str, text: str) -> None:
+        nonlocal count
+        if options.verbose:
+            _say(f"{time.perf_counter() - began:8.3f} s  {stage}")
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / f"{count:02d}-{stage}.txt").write_text(text.rstrip() + "\n", "utf-8")
+        count += 1
+
+    return finish
+
+
+def _test_data(
+    options: Options, recipe: Recipe, inputs: Sequence[TensorInfo]
+) -> tuple[dict[str, Array], Array | None]:
+    """Samples and labels. The recipe's labels belong to the recipe's samples alone."""
+    reference = options.input or recipe.test
+    labels = options.labels or (None if options.input else recipe.labels)
+    if reference is None:
+        if labels:
+            raise DataError(f"{labels}: labels need samples, give them with --input")
+        return random_feeds(inputs, RANDOM_SAMPLES, options.seed), None
+    feeds = load_feeds(reference, inputs, recipe.preprocessing)
+    return feeds, _matching(load_labels(labels), labels, feeds) if labels else None
+
+
+def _run_feeds(options: Options, session: InferenceSession) -> dict[str, Array]:
+    """Samples for an artifact, preprocessed as its note says."""
+    inputs = session.get_inputs()
+    if options.input is None:
+        if options.labels:
+            raise DataError(f"{options.labels}: labels need samples, give them with --input")
+        return random_feeds(inputs, RANDOM_SAMPLES, options.seed)
+    return load_feeds(
+        options.input, inputs, {} if options.preprocessed else session.preprocessing
+    )
+
+
+def _matching(labels: Array, reference: str, feeds: Mapping[str, Array]) -> Array:
+    if len(labels) != _count(feeds):
+        raise DataError(f"{reference}: {len(labels)} labels for {_count(feeds)} samples")
+    return labels
+
+
+def _count(feeds: Mapping[str, Array]) -> int:
+    return len(next(iter(feeds.values()), ()))
+
+
+def _record(options: Options, recipe: Recipe, compiled: CompiledModel) -> None:
+    """Run the artifact once and write its launches."""
+    from .runtime.replay import record
+    from .runtime.session import InferenceSession
+
+    with InferenceSession(compiled.artifact) as session:
+        feeds, _ = _test_data(options, recipe, session.get_inputs())
+    for path in record(compiled.artifact, feeds, options.record_launches):
+        _say(f"recorded {path}")
+
+
+def _compared(options: Options, recipe: Recipe, compiled: CompiledModel) -> int:
+    """Run a compiled model, compare it with the CPU, print everything."""
+    from .evaluate import compare
+    from .runtime.session import inputs_of
+
+    feeds, labels = _test_data(options, recipe, inputs_of(compiled.artifact))
+    with _progress(options, _count(feeds), "comparing") as progress:
+        comparison = compare(compiled, feeds, labels, progress=progress)
+    return _judge(
+        options,
+        comparison,
+        compiled.artifact.manifest,
+        compiled.compile_seconds,
+        compiled.warnings,
+    )
+
+
+def _judge(
+    options: Options,
+    comparison: Comparison,
+    manifest: Mapping[str, Any],
+    compile_seconds: float | None = None,
+    warnings: Sequence[str] = (),
+) -> int:
+    """Print the comparison; FAILED if bytes differ or a limit was given and is not kept."""
+    found = report.model_report(
+        manifest,
+        manifest["target"]["TARGET"],
+        comparison,
+        compile_seconds,
+        warnings,
+        _device_notes(manifest, "sim"),
+    )
+    _emit(options, found, report.model_text(found))
+    if options.json and not options.quiet:
+        for note in found["notes"]:
+            _say(note)
+    _warn(warnings)
+    problems = report.broken_limits(found, options.min_sqnr, options.max_drop)
+    for problem in problems:
+        print(f"deploy: failed: {problem}", file=sys.stderr)
+    return FAILED if problems else FINE
+
+
+def _device_notes(manifest: Mapping[str, Any], device: str) -> list[str]:
+    """Say so when a board's stream ran on the simulator."""
+    target = manifest["target"]
+    if device != "sim" or target["design"] == "fsim":
+        return []
+    return [
+        f"No board was used: this very stream for {target['TARGET']} ran on the simulator, with "
+        f"the semantics of that design ({target['design']})"
+    ]
+
+
+# --- output ------------------------------------------------------------------------------------
+
+
+def _emit(options: Options, found: Mapping[str, Any], text: Sequence[str]) -> None:
+    """The result: JSON or text."""
+    if options.json:
+        _print([json.dumps(found, indent=1, allow_nan=False)])
+    elif not options.quiet:
+        _print(text)
+
+
+def _print(lines: Iterable[str]) -> None:
+    for line in lines:
+        print(line)
+
+
+def _say(message: str) -> None:
+    print(f"deploy: {message}", file=sys.stderr)
+
+
+def _warn(warnings: Sequence[str]) -> None:
+    """Warnings go to stderr, framed: before the report and again after it."""
+    for warning in warnings:
+        print("\n".join(report.banner(warning)), file=sys.stderr)
+
+
+@contextmanager
+def _progress(options: Options, total: int, label: str) -> Iterator[Callable[[int], None]]:
+    """A bar on stderr for what takes longer than a second, if somebody watches."""
+    from tqdm import tqdm
+
+    silent = options.quiet or not sys.stderr.isatty()
+    with tqdm(total=total or None, desc=label, delay=1, disable=silent, leave=False) as bar:
+
+        def advance(done: int) -> None:
+            bar.update(done)
+
+        yield advance
 
 
 ONE_SHOT = Verb(
-    "", "Compile an ONNX model for VTA, run it, compare it with the CPU.",
-    _one_shot_options, _deploy,
+    "",
+    "Compile an ONNX model for VTA, run it, compare it with the CPU.",
+    _one_shot_options,
+    _deploy,
 )
 VERBS = (
     Verb("compile", "Compile an ONNX model and write the artifact.", _compile_options, _compile),

@@ -31,6 +31,7 @@ from .graph.passes.simplify import SIMPLIFY
 from .graph.predicates import PACKED, PLACED, QUANTISED
 from .graph.printer import to_text
 from .ops.types import Array
+from .runtime.tensors import TensorInfo
 from .schedules.legality import accepts_on
 from .schedules.model import Lowered, LaunchStep, lower
 
@@ -153,6 +154,13 @@ def compile(
     return CompiledModel(
         artifact, Path(model), placed, integer, lowered, tuple(warnings), seconds
     )
+
+
+def model_inputs(model: str | os.PathLike[str]) -> tuple[TensorInfo, ...]:
+    """The inputs of an ONNX file, for whoever loads samples for it; raises ModelError."""
+    graph = import_onnx(model)
+    kinds = {name: graph.types[name] for name in graph.inputs}
+    return tuple(TensorInfo(name, kind.shape[1:], kind.dtype) for name, kind in kinds.items())
 
 
 def _done(options: CompileOptions, stage: str, text: str) -> None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
 from .compiler import CompiledModel
+from .errors import DataError, ModelError
 from .frontend.reference import cpu_reference
 from .graph.graph import Graph
 from .graph.interpret import interpret
@@ -44,12 +49,49 @@ def compare(
     data do not fit the model.
     """
     with InferenceSession(compiled.artifact, device) as session:
-        outputs = session.run(None, feeds, progress)
-        names = [tensor.name for tensor in session.get_outputs()]
-        statistics = session.last_run
+        comparison, found = _beside_cpu(session, compiled.source, feeds, labels, progress)
+    return replace(
+        comparison,
+        layers=_layers(compiled, feeds),
+        mismatch=_mismatch(compiled.integer, feeds, found),
+    )
+
+
+def compare_artifact(
+    session: InferenceSession,
+    model: str | os.PathLike[str],
+    feeds: Mapping[str, Array],
+    labels: Array | None = None,
+    progress: Callable[[int], object] = lambda samples: None,
+) -> Comparison:
+    """As `compare`, for an artifact that was compiled from the ONNX file `model` before.
+
+    Nothing is compiled, so there are no graphs to compare layers and exact bytes with. Raises
+    DataError if the artifact was compiled from another file.
+    """
+    try:
+        digest = hashlib.sha256(Path(model).read_bytes()).hexdigest()
+    except OSError as error:
+        raise ModelError(os.fspath(model), [f"cannot be read: {error.strerror}"]) from None
+    if session.artifact.manifest["model"]["sha256"] != digest:
+        raise DataError(f"{session.artifact.source}: was not compiled from {os.fspath(model)}")
+    return _beside_cpu(session, Path(model), feeds, labels, progress)[0]
+
+
+def _beside_cpu(
+    session: InferenceSession,
+    model: Path,
+    feeds: Mapping[str, Array],
+    labels: Array | None,
+    progress: Callable[[int], object],
+) -> tuple[Comparison, dict[str, Array]]:
+    """Outputs on the device beside those on the CPU, and the device's outputs by name."""
+    outputs = session.run(None, feeds, progress)
+    names = [tensor.name for tensor in session.get_outputs()]
+    statistics = session.last_run
     assert statistics is not None
     found = dict(zip(names, outputs, strict=True))
-    reference = cpu_reference(compiled.source)
+    reference = cpu_reference(model)
     began = time.perf_counter()
     wanted = reference.run(feeds)
     cpu_seconds = time.perf_counter() - began
@@ -57,9 +99,9 @@ def compare(
     if labels is not None:
         first = names[0]
         rates = Accuracy(accuracy(wanted[first], labels), accuracy(found[first], labels))
-    return Comparison(
+    comparison = Comparison(
         outputs=tuple(compare_tensors(name, wanted[name], found[name]) for name in names),
-        layers=_layers(compiled, feeds),
+        layers=(),
         accuracy=rates,
         counters=statistics.counters,
         launches=statistics.launches,
@@ -67,8 +109,8 @@ def compare(
         run_seconds=statistics.seconds,
         cpu_seconds=cpu_seconds,
         reference=reference.name,
-        mismatch=_mismatch(compiled.integer, feeds, found),
     )
+    return comparison, found
 
 
 def random_feeds(graph: Graph, samples: int, seed: int) -> dict[str, Array]:

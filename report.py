@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 from .runtime.comparison import Comparison, TensorComparison
 
 if TYPE_CHECKING:
+    from .runtime.replay import Replayed
+    from .runtime.selftest import TestResult
     from .runtime.session import RunStatistics
 
 SCHEMA_VERSION = 1
@@ -106,8 +108,6 @@ def model_text(report: Json) -> list[str]:
     if report["counters"]:
         lines += ["", *counter_lines(report)]
     lines += ["", *_size_lines(report)]
-    if report["mismatch"]:
-        lines += ["", f"FAILED: {report['mismatch']}"]
     return lines
 
 
@@ -175,6 +175,22 @@ def _size_lines(report: Json) -> list[str]:
     return lines + list(report["notes"])
 
 
+def broken_limits(report: Json, min_sqnr: float | None, max_drop: float | None) -> list[str]:
+    """Why the comparison of a `model_report` failed; empty if it did not."""
+    problems = [report["mismatch"]] if report["mismatch"] else []
+    for name, one in report["outputs"].items():
+        if min_sqnr is not None and one["sqnr_db"] is not None and one["sqnr_db"] < min_sqnr:
+            problems.append(f"output {name!r}: SQNR {one['sqnr_db']:.1f} dB, limit {min_sqnr:g}")
+    if max_drop is not None:
+        if not report["accuracy"]:
+            problems.append("no accuracy was measured: a limit on its drop needs labels")
+        else:
+            drop = 100 * (report["accuracy"]["cpu"] - report["accuracy"]["target"])
+            if drop > max_drop:
+                problems.append(f"accuracy dropped by {drop:.2f} points, limit {max_drop:g}")
+    return problems
+
+
 def run_report(
     manifest: Mapping[str, Any],
     target: str,
@@ -217,7 +233,9 @@ def run_text(report: Json) -> list[str]:
     ]
     if report["accuracy"]:
         lines += ["", f"Accuracy: {percent(report['accuracy']['target'])}"]
-    return [*lines, "", *counter_lines(report), *report["notes"]]
+    if report["notes"]:
+        lines += ["", *report["notes"]]
+    return [*lines, "", *counter_lines(report)]
 
 
 def inspect_text(manifest: Mapping[str, Any]) -> list[str]:
@@ -276,6 +294,48 @@ def _step_rows(manifest: Mapping[str, Any]) -> list[tuple[object, ...]]:
             what = f"launch {step['index']}: {launch['instructions']} instructions"
         rows.append((index, what, ", ".join(step["inputs"]), ", ".join(step["outputs"])))
     return rows
+
+
+def replay_report(files: Sequence[str], results: Sequence[Replayed]) -> Json:
+    """What `deploy replay` found, a row for each file."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "launches": [
+            {
+                "file": file,
+                "passed": one.problem is None,
+                "problem": one.problem,
+                "counters": dict(one.counters),
+            }
+            for file, one in zip(files, results, strict=True)
+        ],
+    }
+
+
+def replay_text(report: Json) -> list[str]:
+    """The lines of `replay_report`."""
+    rows = [
+        (one["file"], "ok" if one["passed"] else f"FAILED: {one['problem']}")
+        for one in report["launches"]
+    ]
+    return table(("file", "result"), rows)
+
+
+def tests_report(target: str, results: Sequence[TestResult]) -> Json:
+    """What `deploy selftest` found."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "target": target,
+        "tests": [
+            {
+                "name": one.name,
+                "passed": one.passed,
+                "counters": dict(one.counters),
+                "estimated_cycles": one.estimated_cycles,
+            }
+            for one in results
+        ],
+    }
 
 
 def tests_text(report: Json) -> list[str]:

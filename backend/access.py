@@ -1,8 +1,9 @@
 """What a command touches: the SRAM intervals and DRAM rows that dependences are made of.
 
-SRAM sets are bounding intervals in elements, DRAM sets are strided rows in units of one OUT
-element (the smallest that a STORE writes). OUT shares ACC's indices, and is treated as the same memory: the functional simulator has
-no other, and on hardware a reload of ACC must not overtake a STORE either.
+SRAM sets are bounding intervals in elements, DRAM sets are strided rows in units of the smallest
+element that data is moved in (`grain`); constants, which nobody writes, are not in them. OUT
+shares ACC's indices and is treated as the same memory: the functional simulator has no other, and
+on hardware a reload of ACC must not overtake a STORE either.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from .commands import Alu, Command, Gemm, Load, Memory, Store
 from .dram import Region
 from .microops import Nest
 from .target import Target
+
 
 class Module(IntEnum):
     """The three modules that execute instructions, each in order."""
@@ -35,7 +37,7 @@ class Span:
 
 @dataclass(frozen=True)
 class Rows:
-    """DRAM rows in OUT elements: `rows` times [start + r*stride, + size)."""
+    """DRAM rows in units of `grain`: `rows` times [start + r*stride, + size)."""
 
     start: int
     size: int
@@ -52,6 +54,11 @@ class Access:
     writes: tuple[Span, ...] = ()
     dram_read: Rows | None = None
     dram_write: Rows | None = None
+
+
+def grain(target: Target) -> int:
+    """Bytes of the smallest element that loads and stores of data move; it divides all others."""
+    return min(target.element_bytes(memory) for memory in (Memory.WGT, Memory.INP, Memory.OUT))
 
 
 def access_of(
@@ -74,14 +81,16 @@ def access_of(
     return _compute_access(command, split)
 
 
-def _rows(target: Target, command: Load | Store, regions: Mapping[str, Region]) -> Rows:
+def _rows(
+    target: Target, command: Load | Store, regions: Mapping[str, Region]
+) -> Rows | None:
+    region = regions[command.buffer]
+    if region.kind == "constant":
+        return None
     memory = command.memory if isinstance(command, Load) else Memory.OUT
-    unit = target.element_bytes(memory)
-    start = regions[command.buffer].start + command.offset * unit
-    grain = target.element_bytes(Memory.OUT)
-    return Rows(
-        start // grain, command.size * unit // grain, command.rows, command.stride * unit // grain
-    )
+    unit = target.element_bytes(memory) // grain(target)
+    start = region.start // grain(target) + command.offset * unit
+    return Rows(start, command.size * unit, command.rows, command.stride * unit)
 
 
 def _compute_access(command: Gemm | Alu, split: Nest) -> Access:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from .access import Module, access_of
+from .access import Module, access_of, grain
 from .commands import Alu, Buffer, Command, Gemm, Load, Memory, Store
 from .dram import CONSTANTS_START, Arena, LiveRange, Region, plan
 from .isa import Isa, Opcode
@@ -158,7 +158,7 @@ def _encode(
     target: Target, launch: _Launch, regions: Mapping[str, Region], arena: Arena
 ) -> LaunchCode:
     depths = {memory: target.depth(memory) for memory in Memory}
-    tokens = TokenPass(depths, arena.bytes // target.element_bytes(Memory.OUT))
+    tokens = TokenPass(depths, arena.bytes // grain(target))
     for index, (command, split) in enumerate(zip(launch.commands, launch.nests, strict=True)):
         tokens.add(index, access_of(target, command, split, regions))
     tokens.finish()

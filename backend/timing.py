@@ -115,7 +115,7 @@ def _load_column(target: Target, memory: Memory, stream: Stream) -> NDArray[np.i
     if memory is Memory.WGT:
         zeros = np.zeros_like(zeros)
     full = load(target, memory, rows, size, zeros)
-    return np.where(size > 0, full, empty)
+    return np.asarray(np.where(size > 0, full, empty))
 
 
 def modules(stream: Stream) -> NDArray[np.int64]:

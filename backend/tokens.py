@@ -35,13 +35,20 @@ class Slot:
     clock: Clock = field(default_factory=lambda: [-1, -1, -1])
 
 
+WRITERS = {Memory.INP: Module.LOAD, Memory.WGT: Module.LOAD, Memory.ACC: Module.COMPUTE}
+"""The only module that writes each SRAM. Its own reads are in order with that anyway, so that one
+other module is left whose reads count; DRAM is read by two, and written by STORE alone."""
+
+
 class _LastAccess:
     """Position of the last reader and writer of every SRAM element and DRAM unit."""
 
     def __init__(self, depths: dict[Memory, int], dram_units: int) -> None:
         self.sram_reader = {one: np.full(depth, -1, np.int32) for one, depth in depths.items()}
         self.sram_writer = {one: np.full(depth, -1, np.int32) for one, depth in depths.items()}
-        self.dram_reader = np.full(dram_units, -1, np.int32)
+        self.dram_readers = {
+            one: np.full(dram_units, -1, np.int32) for one in (Module.LOAD, Module.COMPUTE)
+        }
         self.dram_writer = np.full(dram_units, -1, np.int32)
 
     def needs(self, access: Access) -> list[int]:
@@ -53,17 +60,19 @@ class _LastAccess:
         if access.dram_read:
             found.append(_rows_of(self.dram_writer, access.dram_read).max())
         if access.dram_write:
-            found.append(_rows_of(self.dram_reader, access.dram_write).max())
+            for table in self.dram_readers.values():
+                found.append(_rows_of(table, access.dram_write).max())
             found.append(_rows_of(self.dram_writer, access.dram_write).max())
         return [int(one) for one in found if one >= 0]
 
     def record(self, access: Access, position: int) -> None:
         for one in access.reads:
-            self.sram_reader[one.memory][one.low : one.high] = position
+            if access.module is not WRITERS[one.memory]:
+                self.sram_reader[one.memory][one.low : one.high] = position
         for one in access.writes:
             self.sram_writer[one.memory][one.low : one.high] = position
         if access.dram_read:
-            _rows_of(self.dram_reader, access.dram_read)[...] = position
+            _rows_of(self.dram_readers[access.module], access.dram_read)[...] = position
         if access.dram_write:
             _rows_of(self.dram_writer, access.dram_write)[...] = position
 

@@ -96,10 +96,11 @@ def _reshape(call: Call) -> Converted:
     if len(entries) != len(probe) or entries[1:] != probe[1:]:
         raise Unsupported("shape depends on the batch beyond axis 0")
     result = reshaped(shape, entries)
-    if shape[:1] == result[:1]:
-        result = (0, *result[1:])[: len(result)]  # axis 0 is copied, so the batch may change
-    elif entries != probe:
-        raise Unsupported("shape moves the batch away from axis 0")
+    keeps_axis_0 = shape[:1] == result[:1]
+    if entries != probe and (not keeps_axis_0 or call.inputs[0] in call.known):
+        raise Unsupported("shape has the batch on axis 0, where the operand has none")
+    if keeps_axis_0:
+        result = (0, *result[1:])[: len(result)]  # copied, so that the batch may change
     return call.inputs[:1], {"shape": result}
 
 

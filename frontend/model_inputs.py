@@ -40,10 +40,13 @@ def model_inputs(proto: onnx.GraphProto, constants: Collection[str], batch: int)
         except ValueError as error:
             problems.append(f"input {info.name!r} {error}")
     sizes = {name: shape[0] for name, (_, shape) in found.items() if isinstance(shape[0], int)}
-    problems += _batch_problems(sizes, batch)
-    built = 1 if 1 in sizes.values() else batch
+    misfits = _misfits(sizes, batch)
+    problems += misfits.values()
+    built = 1 if set(sizes.values()) == {1} else batch
     types: dict[str, TensorType] = {}
     for name, (dtype, shape) in found.items():
+        if name in misfits:
+            continue
         whole = (built, *(size for size in shape[1:] if isinstance(size, int)))
         try:
             size_in_bytes(whole, dtype)
@@ -72,14 +75,17 @@ def _declaration(info: onnx.ValueInfoProto) -> Declaration:
     return dtype, shape
 
 
-def _batch_problems(sizes: dict[str, int], batch: int) -> list[str]:
-    problems = [
-        f"input {name!r} has a fixed batch of {size}, not {batch}: compile for batch {size}, or "
-        "export the model with a dynamic batch"
+def _misfits(sizes: dict[str, int], batch: int) -> dict[str, str]:
+    """Problems by input whose declared batch is neither `batch` nor 1, or 1 for some alone."""
+    if set(sizes.values()) == {1, batch}:
+        return {
+            name: f"input {name!r} has a batch (axis 0) of 1, where others have {batch}"
+            for name, size in sizes.items()
+            if size == 1 != batch
+        }
+    return {
+        name: f"input {name!r} has a fixed batch of {size}, not {batch}: compile for batch {size}, "
+        "or export the model with a dynamic batch"
         for name, size in sizes.items()
         if size not in (1, batch)
-    ]
-    if not problems and len(set(sizes.values())) > 1:
-        given = ", ".join(f"{name!r} {size}" for name, size in sizes.items())
-        problems = [f"inputs differ in the batch (axis 0): {given}"]
-    return problems
+    }

@@ -160,7 +160,7 @@ def _contradictions(proto: onnx.GraphProto, walk: Walk, inputs: ModelInputs) -> 
     """Values whose declared type is not the one that the operators give them."""
     problems = []
     for info in (*proto.input, *proto.value_info, *proto.output):
-        if info.name not in walk.types or not info.HasField("type"):
+        if info.name not in walk.types or info.name in inputs.types or not info.HasField("type"):
             continue
         kind = walk.types[info.name]
         try:

@@ -34,8 +34,11 @@ def naming_problems(graph: onnx.GraphProto) -> list[str]:
     initialisers += [sparse.values.name for sparse in graph.sparse_initializer]
     made = [value for node in graph.node for value in node.output if value]
     given = {*initialisers, *(info.name for info in graph.input)}
-    problems = [f"value {value!r} is an input or initialiser and also made by a node"
-                for value in dict.fromkeys(made) if value in given]
+    problems = [
+        f"value {value!r} is an input or initialiser and also made by a node"
+        for value in dict.fromkeys(made)
+        if value in given
+    ]
     for what, names in (
         ("initialisers", initialisers),
         ("inputs", [info.name for info in graph.input]),

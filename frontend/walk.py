@@ -58,13 +58,17 @@ class Walk:
                 self._convert(proto, name, schema)
                 return
         except Unsupported as error:
-            host = "the host could run it" if proto.op_type in _HOST - set(CONVERTERS) else (
-                "the host cannot run it either"
+            host = (
+                "the host could run it"
+                if proto.op_type in _HOST - set(CONVERTERS)
+                else ("the host cannot run it either")
             )
             self.problems.append(f"{label(proto, name)}: {error}; {host}")
         except ValueError as error:
             self.problems.append(f"{label(proto, name)}: {error}")
-        self.broken.update(value for value in proto.output if value)
+        for value in filter(None, proto.output):
+            self.broken.add(value)
+            self.types.pop(value, None)
 
     def _schema(self, proto: onnx.NodeProto) -> onnx.defs.OpSchema:
         """The operator's schema at this opset, if vtaflow takes the operator."""

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from math import prod
 
 import numpy as np
 
 from ..errors import DataError
-from ..ops.types import Array, bytes_of
+from ..ops.types import Array, TensorType, bytes_of
 from .estimators import ESTIMATORS, Histogram
 from .graph import Graph
 from .interpret import interpret
@@ -52,7 +51,7 @@ def calibrate(
         raise DataError(
             f"calibration method {method!r} is unknown; known are {', '.join(ESTIMATORS)}"
         )
-    data = checked(graph, data)
+    check_data(graph, data)
     seen = {name: Histogram() for name in quantised_values(graph)}
     for part, feeds in batches(graph, data, tuple(seen), _BATCH_BYTES):
         values = interpret(part, feeds, keep=seen)
@@ -64,7 +63,7 @@ def calibrate(
     estimate = ESTIMATORS[method]
     limits = {name: estimate(each) if each.peak else 1.0 for name, each in seen.items()}
     few = _most_samples(graph, tuple(seen), _SAMPLE_BYTES)
-    return Calibration(limits, {name: array[:few] for name, array in data.items()})
+    return Calibration(limits, _feeds(graph, data, 0, few))
 
 
 def quantised_values(graph: Graph) -> tuple[str, ...]:
@@ -86,11 +85,11 @@ def random_calibration(graph: Graph, samples: int, seed: int) -> dict[str, Array
     return data
 
 
-def checked(graph: Graph, data: Mapping[str, Array]) -> dict[str, Array]:
-    """`data` in the graph's dtypes and order of inputs.
+def check_data(graph: Graph, data: Mapping[str, Array]) -> None:
+    """Raise DataError unless `data` are samples of the graph's inputs.
 
-    Raises DataError that names the input and what was expected when an array is missing, is too
-    many, is empty, has another shape or dtype, or holds NaN or infinity.
+    The message names the input and what was expected when an array is missing, is too many, is
+    empty, has another shape or a dtype that does not convert, or holds NaN or infinity.
     """
     unknown = [name for name in data if name not in graph.inputs]
     missing = [name for name in graph.inputs if name not in data]
@@ -99,18 +98,18 @@ def checked(graph: Graph, data: Mapping[str, Array]) -> dict[str, Array]:
             f"calibration data are for {_names(data)}, the model's inputs are "
             f"{_names(graph.inputs)}"
         )
-    result = {name: _fitting(graph, name, np.asarray(data[name])) for name in graph.inputs}
-    counts = {name: len(array) for name, array in result.items()}
+    for name in graph.inputs:
+        _check_array(name, graph.types[name], np.asarray(data[name]))
+    counts = {name: len(data[name]) for name in graph.inputs}
     if len(set(counts.values())) > 1:
         listed = ", ".join(f"{name!r}: {count}" for name, count in counts.items())
         raise DataError(f"calibration data need as many samples for every input, got {listed}")
-    return result
 
 
 def batches(
     graph: Graph, data: Mapping[str, Array], keep: tuple[str, ...], limit: int
 ) -> Iterator[tuple[Graph, dict[str, Array]]]:
-    """`data` in batches, each with the graph for that batch size.
+    """`data` in batches of the graph's dtypes, each with the graph for that batch size.
 
     A batch is as large as it can be with at most `limit` bytes of the values `keep`.
     """
@@ -118,8 +117,8 @@ def batches(
     size = min(_most_samples(graph, keep, limit), samples)
     part = graph.rebatch(size)
     for start in range(0, samples, size):
-        feeds = {name: array[start : start + size] for name, array in data.items()}
         count = min(size, samples - start)
+        feeds = _feeds(graph, data, start, start + count)
         yield (part if count == size else graph.rebatch(count)), feeds
 
 
@@ -128,22 +127,33 @@ def _most_samples(graph: Graph, keep: tuple[str, ...], limit: int) -> int:
     return max(1, limit * graph.batch // max(total, 1))
 
 
-def _fitting(graph: Graph, name: str, array: Array) -> Array:
-    kind = graph.types[name]
+def _feeds(graph: Graph, data: Mapping[str, Array], start: int, stop: int) -> dict[str, Array]:
+    return {name: _part(graph.types[name], data[name], start, stop) for name in graph.inputs}
+
+
+def _part(kind: TensorType, array: Array, start: int, stop: int) -> Array:
+    """Some samples, converted: the whole array may be too large to convert at once."""
+    with np.errstate(over="ignore"):
+        return np.asarray(array[start:stop]).astype(kind.dtype, copy=False)
+
+
+def _check_array(name: str, kind: TensorType, array: Array) -> None:
     expected = f"expected {kind.dtype} of shape (n, {', '.join(map(str, kind.shape[1:]))})"
     given = f"calibration data for input {name!r}"
     if array.shape[1:] != kind.shape[1:] or array.ndim != len(kind.shape):
         raise DataError(f"{given} have shape {array.shape}; {expected}")
-    if not prod(array.shape):
+    if not array.size:
         raise DataError(f"{given} are empty; {expected} with n at least 1")
     if not np.can_cast(array.dtype, kind.dtype, "same_kind"):
         raise DataError(f"{given} are {array.dtype}; {expected}")
-    with np.errstate(over="ignore"):
-        array = array.astype(kind.dtype, copy=False)
-    bad = array.size - np.count_nonzero(np.isfinite(array))
-    if bad:
-        raise DataError(f"{given} hold {bad} NaN or infinite values; {expected}, all finite")
-    return array
+    finite = sum(
+        np.count_nonzero(np.isfinite(_part(kind, array, start, start + 1)))
+        for start in range(len(array))
+    )
+    if finite < array.size:
+        raise DataError(
+            f"{given} hold {array.size - finite} NaN or infinite values; {expected}, all finite"
+        )
 
 
 def _names(names: Mapping[str, Array] | tuple[str, ...]) -> str:

@@ -36,6 +36,7 @@ from . import (
     transpose,
     unpack,
     unsqueeze,
+    vta_conv,
     vta_dense,
 )
 from .types import Operator
@@ -71,6 +72,7 @@ OPERATORS: tuple[Operator, ...] = (
     transpose.OPERATOR,
     unpack.OPERATOR,
     unsqueeze.OPERATOR,
+    vta_conv.OPERATOR,
     vta_dense.OPERATOR,
 )
 

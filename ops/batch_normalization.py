@@ -23,9 +23,7 @@ def _infer(kinds: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
 
 def _evaluate(arrays: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
     x = arrays[0]
-    scale, offset, mean, var = (
-        array.reshape(-1, *(1,) * (x.ndim - 2)) for array in arrays[1:]
-    )
+    scale, offset, mean, var = (array.reshape(-1, *(1,) * (x.ndim - 2)) for array in arrays[1:])
     with np.errstate(all="ignore"):
         deviation = np.sqrt(var + x.dtype.type(attrs["epsilon"]))
         return [(x - mean) / deviation * scale + offset]

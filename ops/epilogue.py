@@ -98,7 +98,5 @@ def _check_shift(kind: str, amount: int, most: int) -> None:
 
 def _shifts(vector: Array) -> Array:
     if vector.min() < 0 or vector.max() > MAX_SHIFT:
-        raise ValueError(
-            f"shifts {vector.min()}..{vector.max()} are not within 0..{MAX_SHIFT}"
-        )
+        raise ValueError(f"shifts {vector.min()}..{vector.max()} are not within 0..{MAX_SHIFT}")
     return vector

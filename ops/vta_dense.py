@@ -38,7 +38,7 @@ def _infer(kinds: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
     if x.layout != layout:
         raise ValueError(f"takes x in layout {layout}, got {x.layout}")
     features = tuple(attrs["features"]) if layout.packed else weight.shape
-    if weight.shape != weight_layout(layout).storage_shape(features) or len(features) != 2:
+    if len(features) != 2 or weight.shape != weight_layout(layout).storage_shape(features):
         raise ValueError(f"weights {weight} do not hold features {features} in layout {layout}")
     if x.shape[1] != features[1]:
         raise ValueError(f"x has {x.shape[1]} features, the weights take {features[1]}")

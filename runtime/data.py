@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from math import prod
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -60,7 +61,7 @@ def load_labels(reference: str) -> Array:
 
 
 def random_feeds(tensors: Sequence[TensorInfo], count: int, seed: int) -> dict[str, Array]:
-    """Seeded samples: normal for floating point, small integers otherwise."""
+    """Seeded samples: normal for floating point, 0 or 1 for everything else."""
     generator = np.random.default_rng(seed)
     feeds: dict[str, Array] = {}
     for tensor in tensors:
@@ -68,17 +69,24 @@ def random_feeds(tensors: Sequence[TensorInfo], count: int, seed: int) -> dict[s
         if np.dtype(tensor.dtype).kind == "f":
             feeds[tensor.name] = generator.standard_normal(shape).astype(tensor.dtype)
         else:
-            top = 2 if tensor.dtype == "bool" else 100
-            feeds[tensor.name] = generator.integers(0, top, shape).astype(tensor.dtype)
+            feeds[tensor.name] = generator.integers(0, 2, shape).astype(tensor.dtype)
     return feeds
 
 
 def save_arrays(path: str, arrays: Mapping[str, Array]) -> None:
     """Write an .npz file completely or not at all; raises DataError."""
     try:
-        write_whole(path, lambda stream: np.savez(stream, **arrays))
+        write_whole(path, lambda stream: _write_npz(stream, arrays))
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot write: {_reason(error)}") from None
+
+
+def _write_npz(stream: IO[bytes], arrays: Mapping[str, Array]) -> None:
+    """As numpy.savez, which takes no array that is named like one of its own parameters."""
+    with zipfile.ZipFile(stream, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
 
 
 def _named_arrays(reference: str, tensors: Sequence[TensorInfo]) -> dict[str, Array]:

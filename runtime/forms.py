@@ -40,9 +40,9 @@ class Nest:
     @cached_property
     def highest(self) -> Bases:
         """The largest index that each column reaches."""
-        top, (out, inner), (far, near) = self.columns.max(axis=0), self.extents, self.factors
-        reach = [int(t) + (out - 1) * f + (inner - 1) * n for t, f, n in zip(top, far, near)]
-        return reach[0], reach[1], reach[2]
+        last = np.array(self.extents) - 1
+        reach = self.columns.max(axis=0) + last @ np.array(self.factors)
+        return int(reach[0]), int(reach[1]), int(reach[2])
 
     def flat(self) -> list[Indices]:
         """Every index of each column in order of execution."""
@@ -91,8 +91,9 @@ class FormCache(Generic[Form]):
         return self._known[nest]
 
     def _lift(self, nest: Nest) -> tuple[Form, Bases]:
-        if any(high >= depth for high, depth in zip(nest.highest, self._depths)):
-            wrapped = [column % depth for column, depth in zip(nest.flat(), self._depths)]
+        if any(np.array(nest.highest) >= self._depths):
+            flat = zip(nest.flat(), self._depths, strict=True)
+            wrapped = [column % depth for column, depth in flat]
             return self._build(*wrapped), (0, 0, 0)
         low = nest.columns.min(axis=0)
         moved = Nest(nest.columns - low, nest.extents, nest.factors)

@@ -8,6 +8,11 @@ from ..backend.artifact import Artifact
 from ..backend.listing import listing
 
 
+def open_artifact(path: str) -> Artifact:
+    """The artifact in a file; raises ArtifactError."""
+    return Artifact.load(path)
+
+
 def schedule_lines(artifact: Artifact) -> Iterator[str]:
     """The blocked loop nest of every layer, as the compiler chose it."""
     for layer in artifact.manifest["layers"]:

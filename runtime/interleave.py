@@ -113,7 +113,7 @@ def execution(
 
 def require_tokens(left: Sequence[int], expected: Sequence[int]) -> None:
     """Check the tokens that a launch leaves behind. Raises StreamError naming the queue."""
-    for queue, count, wanted in zip(QUEUES, left, expected):
+    for queue, count, wanted in zip(QUEUES, left, expected, strict=True):
         if count != wanted:
             raise StreamError(
                 f"the stream ends with {count} tokens in {queue}, not {wanted}: the next launch "

@@ -67,7 +67,7 @@ def expand(column: Indices, out: tuple[int, int], inner: tuple[int, int]) -> Ind
 
 @dataclass(frozen=True, eq=False)
 class GemmBlock:
-    """A batch of dense products: ACC[dst[b,p,c]] += sum over r of INP[src[b,p,r]] . WGT[wgt[b,r,c]].
+    """A batch of dense products: ACC[dst[b,p,c]] += sum_r INP[src[b,p,r]] . WGT[wgt[b,r,c]].
 
     dst int64[B,P,C] holds no index twice; src is int64[B,P,R], wgt int64[B,R,C].
     """
@@ -207,7 +207,7 @@ def _levels(dst: Indices, src: Indices) -> Indices:
     written = [-1] * size
     read = [0] * size
     levels = []
-    for target, source in zip(dst.tolist(), src.tolist()):
+    for target, source in zip(dst.tolist(), src.tolist(), strict=True):
         level = max(written[target] + 1, written[source] + 1, read[target])
         written[target] = level
         read[source] = max(read[source], level)
@@ -234,9 +234,10 @@ def grid(dst: Indices) -> Grid | None:
     outer = edges[0][:, None, None] + edges[1][:, None] + edges[2] - 2 * dst[0, 0, 0]
     if not np.array_equal(dst, outer):
         return None
-    nests = [affine(edge) for edge in edges]
-    axes = [(e, s[0]) for nest in nests if nest for e, s in zip(nest.extents, nest.steps)]
-    if None in nests:
+    nests = [nest for nest in map(affine, edges) if nest is not None]
+    if len(nests) < len(edges):
         return None
-    b, p, c = (len(nest.extents) for nest in nests if nest)
-    return Grid(int(dst[0, 0, 0]), (b, p, c), tuple(e for e, _ in axes), tuple(s for _, s in axes))
+    b, p, c = (len(nest.extents) for nest in nests)
+    extents = tuple(extent for nest in nests for extent in nest.extents)
+    steps = tuple(step for nest in nests for (step,) in nest.steps)
+    return Grid(int(dst[0, 0, 0]), (b, p, c), extents, steps)

@@ -61,7 +61,7 @@ class Dram:
     def __init__(self, segments: Iterable[Segment]) -> None:
         filled = [segment for segment in segments if segment.size]
         self.segments = tuple(sorted(filled, key=lambda segment: segment.address))
-        for below, above in zip(self.segments, self.segments[1:]):
+        for below, above in zip(self.segments, self.segments[1:], strict=False):
             if below.end > above.address:
                 raise ValueError(f"segments overlap at address {above.address:#x}")
         images = {segment.data.shape[0] for segment in self.segments if not segment.shared}
@@ -95,8 +95,10 @@ class Dram:
 
     def same_layout(self, other: Dram) -> bool:
         """Whether `other` has the same segments, the shared ones being the very same arrays."""
-        return len(self.segments) == len(other.segments) and all(
-            a.address == b.address and a.size == b.size and (a.data is b.data or not a.shared)
-            and a.shared == b.shared
-            for a, b in zip(self.segments, other.segments)
+        if len(self.segments) != len(other.segments):
+            return False
+        return all(
+            (a.address, a.size, a.shared) == (b.address, b.size, b.shared)
+            and (a.data is b.data or not a.shared)
+            for a, b in zip(self.segments, other.segments, strict=True)
         )

@@ -234,8 +234,7 @@ class Planner:
         else:
             self._inp_seen[elements] = True
             low, high = self._gathered_span
-            inside = isinstance(elements, slice)
-            if not inside or (elements.start < high and elements.stop > low):
+            if not isinstance(elements, slice) or (elements.start < high and elements.stop > low):
                 self._gathered = None
 
     # STORE

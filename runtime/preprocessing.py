@@ -108,7 +108,7 @@ class Preprocessing:
         if (self.scale, self.mean, self.std) == (1.0, (0.0,), (1.0,)):
             return _cast(raw, tensor, where)
         if np.dtype(tensor.dtype).kind != "f":
-            raise DataError(f"{where}: the input {tensor.name!r} takes {tensor.dtype}, no scaling")
+            raise DataError(f"{where}: {tensor} takes no scaling")
         mean, std = (
             _per_channel(values, name, raw, where)
             for name, values in (("mean", self.mean), ("std", self.std))
@@ -150,9 +150,7 @@ def _cast(raw: Array, tensor: TensorInfo, where: str) -> Array:
     wanted = np.dtype(tensor.dtype)
     if wanted.kind == "f" or np.can_cast(raw.dtype, wanted, "safe"):
         return raw.astype(wanted)
-    raise DataError(
-        f"{where}: samples of dtype {raw.dtype} do not fit the input {tensor.name!r}, {tensor}"
-    )
+    raise DataError(f"{where}: samples of dtype {raw.dtype} do not fit {tensor}")
 
 
 def _fit(array: Array, tensor: TensorInfo, where: str) -> Array:
@@ -165,9 +163,6 @@ def _fit(array: Array, tensor: TensorInfo, where: str) -> Array:
             hint = ""
             if len(found) == 3 and (found[2], found[0], found[1]) == wanted:
                 hint = '; say "layout": "NHWC" in the recipe'
-            raise DataError(
-                f"{where}: samples have shape {found}, the input {tensor.name!r} takes "
-                f"{wanted}{hint}"
-            )
+            raise DataError(f"{where}: samples have shape {found}, expected {wanted}{hint}")
         array = array.reshape(len(array), *wanted)
     return np.ascontiguousarray(array)

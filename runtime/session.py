@@ -68,7 +68,7 @@ class InferenceSession:
         self.last_run: RunStatistics | None = None
         self._plan = typed_steps(self.artifact)
         manifest = self.artifact.manifest
-        self._inputs = tuple(_info(tensor) for tensor in manifest["inputs"])
+        self._inputs = inputs_of(self.artifact)
         self._outputs = tuple(_info(tensor) for tensor in manifest["outputs"])
         self._kept = self._kept_regions() if manifest["arena"]["keep_intermediates"] else {}
         self._last_samples = 0
@@ -267,6 +267,11 @@ def make_device(name: str, target: Target) -> Device:
     if name not in DEVICES:
         raise DeviceError(f"there is no device {name!r}; known: {', '.join(DEVICES)}")
     return DEVICES[name](target)
+
+
+def inputs_of(artifact: Artifact) -> tuple[TensorInfo, ...]:
+    """The model's inputs, in its order."""
+    return tuple(_info(tensor) for tensor in artifact.manifest["inputs"])
 
 
 def check_feed(tensor: TensorInfo, array: Any) -> None:

@@ -517,7 +517,8 @@ class AluWave(Plain):
         dst = machine.strided(Memory.ACC, nest.start[0] + self.dst_base, nest.extents, steps[0])
         if operation.imm is not None and not operation.from_source:
             return operation.bind(dst, None, dst)
-        still = tuple(1 if step == 0 else e for e, step in zip(nest.extents, steps[1]))
+        axes = zip(nest.extents, steps[1], strict=True)
+        still = tuple(1 if step == 0 else extent for extent, step in axes)
         src = machine.strided(Memory.ACC, nest.start[1] + self.src_base, still, steps[1])
         if operation.imm is None:
             return operation.bind(dst, src, dst)

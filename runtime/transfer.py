@@ -148,9 +148,10 @@ def _row_pieces(
             part = min(count - done, fits // transfer.unit)
             if segment is None or part == 0:
                 opcode = Opcode.STORE if transfer.memory is Memory.OUT else Opcode.LOAD
+                name = instruction_name(transfer.position, opcode)
                 raise StreamError(
-                    f"{instruction_name(transfer.position, opcode)}: DRAM address {address:#x} (dram_base {transfer.dram}, row "
-                    f"{row}) lies in no memory of this run; stay within the program's regions"
+                    f"{name}: DRAM address {address:#x} (dram_base {transfer.dram}, row {row}) "
+                    "lies in no memory of this run; stay within the program's regions"
                 )
             place = address - dram.segments[segment].address
             yield Rows(segment, place, 1, part, 0), start + done

@@ -17,7 +17,7 @@ from ..backend.commands import Memory
 from ..backend.target import Target
 from .lift import GemmBlock, Indices
 from .memory import Dram
-from .steps import EXACT_FLOAT, EXACT_TERMS, Action, Machine, Step, Plain
+from .steps import EXACT_FLOAT, EXACT_TERMS, Action, Machine, Plain, Step
 
 _FLOAT_BUDGET_BYTES = 1 << 30
 _MAX_REPEATS = 4  # copies of a tile in a float matrix, beyond which SRAM is read instead

@@ -2,8 +2,9 @@
 
 Loop nest, outermost first: batch tile, output tile, reduction tile. Weights lie in DRAM in the
 order in which that nest reads them, so that every tile is one burst. The input of a batch tile is
-loaded once when it fits. Where fewer accumulators than the accumulator distance are in play, the
-reduction is dealt to several partial sums that are added at the end.
+loaded once when it fits, behind the first weights, which need not wait for an earlier layer.
+Where fewer accumulators than the accumulator distance are in play, the reduction is dealt to
+several partial sums that are added at the end.
 """
 
 from __future__ import annotations
@@ -22,9 +23,15 @@ from ..graph.graph import Graph, Node
 from ..ops.layout import ceil_div
 from ..ops.types import Array
 from . import epilogue
-from .emitter import Emitter
+from .emitter import Emitter, usable
 from .template import Cost, Layer
-from .tiling import cuts, tile_sizes
+from .tiling import cuts, lengths, tile_sizes
+
+MOST_ELEMENTS = (1 << 16) - 1
+"""Elements of one row: x_size has 16 bits (docs/hardware.md)."""
+
+MOST_ITERATIONS = (1 << 14) - 1
+"""Iterations of one loop: iter_out and iter_in have 14 bits."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +69,9 @@ class _Shape:
         n, i = layer.types[data].storage_shape[:2]
         o = layer.constants[weight].shape[0]
         steps = tuple(tuple(step) for step in layer.node.attrs["epilogue"])
-        kinds = [step[0] for step in steps]
-        return cls(n, o, i, steps, "add" in kinds, kinds.count("shr_vector"))
+        has_bias = steps[0][0] == "add"
+        vectors = sum(step[0] in epilogue.VECTOR_OPS for step in steps) - has_bias
+        return cls(n, o, i, steps, has_bias, vectors)
 
 
 class DenseTemplate:
@@ -103,17 +111,23 @@ class DenseTemplate:
                     f"the dense template has {', '.join(known)}"
                 )
             limit = known[key]
-            if limit is not None and not (isinstance(value, int) and 1 <= value <= limit):
-                raise ScheduleError(f"layer {layer.node.name!r}: {key} must be 1..{limit}")
+            if limit is not None and not (type(value) is int and 1 <= value <= limit):
+                raise ScheduleError(
+                    f"layer {layer.node.name!r}: {key} must be an integer from 1 to {limit}, "
+                    f"found {value!r}"
+                )
         fixed = [one for one in _space(shape, values) if _matches(one, values)]
         if not fixed:
-            raise ScheduleError(f"layer {layer.node.name!r}: no schedule has {dict(values)}")
+            biases = ", ".join(repr(one) for one in _biases(shape))
+            raise ScheduleError(
+                f"layer {layer.node.name!r}: bias must be {biases}, found {values['bias']!r}"
+            )
         for schedule in sorted(fixed, key=lambda one: _cost(shape, one, target).total):
             if _overflow(shape, schedule, target) is None:
                 return schedule
         raise ScheduleError(
-            f"layer {layer.node.name!r}: {dict(values)} does not fit, "
-            f"{_overflow(shape, fixed[0], target)}"
+            f"layer {layer.node.name!r}: {dict(values)} does not fit whatever the other sizes: "
+            f"{_overflow(shape, fixed[-1], target)}"
         )
 
     def emit(self, layer: Layer, schedule: DenseSchedule, out: Emitter) -> None:
@@ -124,16 +138,16 @@ class DenseTemplate:
         """The blocked loop nest as pseudo-code."""
         shape = _Shape.of(layer)
         resident = _input_resident(shape, schedule, target)
-        lines = [f"for n in tiles({shape.n}, {schedule.tile_n}):"]
-        if resident:
-            lines.append(f"  INP <- x[n, 0:{shape.i}]")
-        lines.append(f"  for o in tiles({shape.o}, {schedule.tile_o}):")
-        start = {"init": "ACC <- bias[o]", "add": "ACC = 0", "none": "ACC = 0"}[schedule.bias]
-        lines.append(f"    {start}")
+        lines = [
+            f"for n in tiles({shape.n}, {schedule.tile_n}):",
+            f"  for o in tiles({shape.o}, {schedule.tile_o}):",
+            "    ACC <- bias[o]" if schedule.bias == "init" else "    ACC = 0",
+        ]
+        if shape.vectors + (schedule.bias == "add"):
+            lines.append("    ACC <- vectors[o], behind the accumulators")
         lines.append(f"    for i in tiles({shape.i}, {schedule.tile_i}):")
         lines.append("      WGT <- w[o, i]")
-        if not resident:
-            lines.append("      INP <- x[n, i]")
+        lines.append("      INP <- x[n], the first time" if resident else "      INP <- x[n, i]")
         lines.append("      ACC += GEMM(INP, WGT)")
         parts = _partial_sums(schedule.tile_n, schedule.tile_o, shape.i, target)
         if parts > 1:
@@ -146,7 +160,6 @@ class DenseTemplate:
 def _space(shape: _Shape, fixed: Mapping[str, Any] | None = None) -> Iterator[DenseSchedule]:
     """Every schedule worth a look; `fixed` adds tile sizes that the user asks for."""
     fixed = fixed or {}
-    biases = ("init", "add") if shape.has_bias else ("none",)
 
     def sizes(key: str, extent: int) -> Sequence[int]:
         return [fixed[key]] if key in fixed else tile_sizes(extent)
@@ -154,8 +167,12 @@ def _space(shape: _Shape, fixed: Mapping[str, Any] | None = None) -> Iterator[De
     for tile_n in sizes("tile_n", shape.n):
         for tile_o in sizes("tile_o", shape.o):
             for tile_i in sizes("tile_i", shape.i):
-                for bias in biases:
+                for bias in _biases(shape):
                     yield DenseSchedule(tile_n, tile_o, tile_i, bias)
+
+
+def _biases(shape: _Shape) -> tuple[str, ...]:
+    return ("init", "add") if shape.has_bias else ("none",)
 
 
 def _matches(schedule: DenseSchedule, values: Mapping[str, Any]) -> bool:
@@ -169,19 +186,33 @@ def _partial_sums(rows: int, columns: int, reduction: int, target: Target) -> in
 
 
 def _accumulators(shape: _Shape, schedule: DenseSchedule, target: Target) -> int:
-    """ACC elements of one context: partial sums, then constant vectors."""
-    parts = _partial_sums(schedule.tile_n, schedule.tile_o, shape.i, target)
+    """ACC elements of one context: partial sums, then constant vectors.
+
+    A short last tile may need more than a full one, because it needs more partial sums.
+    """
     vectors = shape.vectors + (schedule.bias == "add")
-    return schedule.tile_o * (schedule.tile_n * parts + vectors)
+    return max(
+        columns * (rows * _partial_sums(rows, columns, shape.i, target) + vectors)
+        for rows in lengths(shape.n, schedule.tile_n)
+        for columns in lengths(shape.o, schedule.tile_o)
+    )
 
 
 def _input_resident(shape: _Shape, schedule: DenseSchedule, target: Target) -> bool:
+    """Whether the whole input of a batch tile stays in INP."""
     contexts = 1 if schedule.tile_n == shape.n else 2
-    return contexts * schedule.tile_n * shape.i <= target.depth(Memory.INP)
+    return schedule.tile_n * shape.i <= _context(target, Memory.INP, contexts)
+
+
+def _context(target: Target, memory: Memory, contexts: int) -> int:
+    """Elements that a tile may have: a share of the memory, and what one LOAD can move."""
+    return min(usable(target, memory) // contexts, MOST_ELEMENTS)
 
 
 def _overflow(shape: _Shape, schedule: DenseSchedule, target: Target) -> str | None:
-    """The scratchpad that a schedule overflows, or None."""
+    """The memory or loop that a schedule overflows, or None."""
+    if schedule.tile_i > MOST_ITERATIONS:
+        return f"a loop has at most {MOST_ITERATIONS} iterations, the tile {schedule.tile_i}"
     tiles = [
         ceil_div(extent, size)
         for extent, size in (
@@ -197,7 +228,7 @@ def _overflow(shape: _Shape, schedule: DenseSchedule, target: Target) -> str | N
     if not _input_resident(shape, schedule, target):
         wants.append((Memory.INP, schedule.tile_n * schedule.tile_i, tiles[0] * tiles[2]))
     for memory, size, count in wants:
-        available = target.depth(memory) // (1 if count == 1 else 2)
+        available = _context(target, memory, 1 if count == 1 else 2)
         if size > available:
             return f"{memory.name} holds {available} elements a context, the tile needs {size}"
     return None
@@ -231,6 +262,31 @@ def _cost(shape: _Shape, schedule: DenseSchedule, target: Target) -> Cost:
     return Cost(loads, compute, stores, max(total, stores))
 
 
+@dataclass(frozen=True)
+class _Tile:
+    """One output tile: its place and extent in blocks, and where it lies in ACC.
+
+    Row-major accumulators, `parts` times (partial sums), then the per-channel vectors.
+    """
+
+    n: int
+    rows: int
+    o: int
+    columns: int
+    parts: int
+    acc: int
+
+    @property
+    def count(self) -> int:
+        """Blocks of output."""
+        return self.rows * self.columns
+
+    @property
+    def vectors(self) -> int:
+        """First ACC element of the per-channel vectors."""
+        return self.acc + self.parts * self.count
+
+
 class _Lowering:
     """One layer on its way to commands."""
 
@@ -240,21 +296,18 @@ class _Lowering:
         self.target = out.target
         self.x, self.y = layer.node.inputs[0], layer.node.outputs[0]
         self.resident = _input_resident(self.shape, schedule, self.target)
+        self.input_base = 0
         self.weights = out.constant("weight", Memory.WGT, self._weights_in_order())
-        self.vectors = epilogue.ConstantVectors(
-            layer, schedule.bias, self.target, self.shape.o
-        )
+        self.vectors = epilogue.ConstantVectors(layer, self.target, self.shape.o)
+        self.vectors_name = f"{layer.node.name}.vectors"
         self.images: dict[tuple[int, int, int], int] = {}
         self.image_data: list[Array] = []
 
     def run(self) -> None:
         """Emit every tile; constant images are added last, when all are known."""
-        name = f"{self.layer.node.name}.vectors"
         for n, rows in cuts(self.shape.n, self.schedule.tile_n):
-            base = self._load_rows(n, rows) if self.resident else 0
-            position = 0
             for o, columns in cuts(self.shape.o, self.schedule.tile_o):
-                position = self._tile(n, rows, o, columns, base, position, name)
+                self._tile(n, rows, o, columns)
         if self.image_data:
             self.out.constant("vectors", Memory.ACC, np.concatenate(self.image_data))
 
@@ -269,95 +322,84 @@ class _Lowering:
             ]
         )
 
-    def _load_rows(self, n: int, rows: int) -> int:
-        """Load the whole input of a batch tile."""
-        size = rows * self.shape.i
-        base = self.out.context(Memory.INP, size)
-        self.out.load(Memory.INP, base, self.x, n * self.shape.i, size)
-        return base
-
-    def _tile(
-        self, n: int, rows: int, o: int, columns: int, base: int, position: int, vectors: str
-    ) -> int:
-        """One output tile; returns the position of the next weight tile in DRAM."""
-        out, shape = self.out, self.shape
+    def _tile(self, n: int, rows: int, o: int, columns: int) -> None:
+        """One output tile."""
+        out, shape, bias = self.out, self.shape, self.schedule.bias
         parts = _partial_sums(rows, columns, shape.i, self.target)
-        count = rows * columns
         acc = out.context(Memory.ACC, _accumulators(shape, self.schedule, self.target))
-        beside = acc + parts * count
-        if self.schedule.bias != "init":
-            out.reset(acc, Loop(parts * count, dst=1))
-        image = self._image(o, columns, rows, parts)
+        tile = _Tile(n, rows, o, columns, parts, acc)
+        if bias != "init":
+            out.reset(acc, Loop(parts * tile.count, dst=1))
+        image = self._image(tile)
         if len(image):
-            offset = self._place(image, (o, columns, rows))
-            start = acc if self.schedule.bias == "init" else beside
-            out.load(Memory.ACC, start, vectors, offset, len(image))
+            start = acc if bias == "init" else tile.vectors
+            out.load(Memory.ACC, start, self.vectors_name, self._place(tile, image), len(image))
         for i, depth in cuts(shape.i, self.schedule.tile_i):
-            wgt = out.context(Memory.WGT, columns * depth)
-            out.load(Memory.WGT, wgt, self.weights, position, columns * depth)
-            position += columns * depth
-            self._products(n, rows, columns, i, depth, acc, wgt, base, parts)
-        self._sum_parts(acc, count, parts)
-        epilogue.emit(out, shape.steps, self.schedule.bias, acc, beside, rows, columns)
+            self._products(tile, i, depth)
+        self._sum_parts(tile)
+        epilogue.emit(out, shape.steps, bias, acc, tile.vectors, rows, columns)
         out.store(acc, self.y, n * shape.o + o, columns, rows, shape.o)
-        return position
 
-    def _image(self, o: int, columns: int, rows: int, parts: int) -> Array:
+    def _image(self, tile: _Tile) -> Array:
         """What one LOAD brings into ACC for an output tile, int32[k, BATCH, BLOCK_OUT]."""
-        pieces = []
+        blocks = slice(tile.o, tile.o + tile.columns)
+        pieces = [np.zeros((0, self.target.batch, self.target.block_out), np.int32)]
         if self.schedule.bias == "init":
-            bias = self.vectors.bias[o : o + columns]
-            pieces += [bias] * rows + [np.zeros_like(bias)] * (rows * (parts - 1))
+            bias = self.vectors.bias[blocks]
+            pieces += [bias] * tile.rows
+            pieces += [np.zeros_like(bias)] * (tile.rows * (tile.parts - 1))
         elif self.schedule.bias == "add":
-            pieces.append(self.vectors.bias[o : o + columns])
-        pieces += [vector[o : o + columns] for vector in self.vectors.others]
-        empty = np.zeros((0, self.target.batch, self.target.block_out), np.int32)
-        return np.concatenate(pieces) if pieces else empty
+            pieces.append(self.vectors.bias[blocks])
+        pieces += [vector[blocks] for vector in self.vectors.others]
+        return np.concatenate(pieces)
 
-    def _place(self, image: Array, key: tuple[int, int, int]) -> int:
+    def _place(self, tile: _Tile, image: Array) -> int:
         """Offset of `image` in the layer's constant vectors; equal tiles share one."""
+        key = (tile.o, tile.columns, tile.rows)
         if key not in self.images:
             self.images[key] = sum(map(len, self.image_data))
             self.image_data.append(image)
         return self.images[key]
 
-    def _products(
-        self,
-        n: int,
-        rows: int,
-        columns: int,
-        i: int,
-        depth: int,
-        acc: int,
-        wgt: int,
-        base: int,
-        parts: int,
-    ) -> None:
+    def _products(self, tile: _Tile, i: int, depth: int) -> None:
         """ACC += INP . WGT over one reduction tile."""
         out = self.out
-        if self.resident:
-            src, row = base + i, self.shape.i
-        else:
-            src, row = out.context(Memory.INP, rows * depth), depth
-            out.load(Memory.INP, src, self.x, n * self.shape.i + i, depth, rows, self.shape.i)
-        batch = Loop(rows, dst=columns, src=row)
-        outputs = Loop(columns, dst=1, wgt=depth)
+        elements = tile.columns * depth
+        wgt = out.context(Memory.WGT, elements)
+        position = tile.o * self.shape.i + tile.columns * i
+        out.load(Memory.WGT, wgt, self.weights, position, elements)
+        src, row = self._input(tile, i, depth)
+        batch = Loop(tile.rows, dst=tile.columns, src=row)
+        outputs = Loop(tile.columns, dst=1, wgt=depth)
         # The shorter loop is the one that is unrolled into micro-ops.
-        pair = (batch, outputs) if columns <= rows else (outputs, batch)
-        whole = depth // parts
-        part = Loop(parts, dst=rows * columns, src=1, wgt=1)
+        pair = (batch, outputs) if tile.columns <= tile.rows else (outputs, batch)
+        whole = depth // tile.parts
+        done = whole * tile.parts
         if whole:
-            out.gemm(acc, src, wgt, Loop(whole, src=parts, wgt=parts), part, *pair)
-        rest = depth - whole * parts
-        if rest:
-            done = whole * parts
-            part = Loop(rest, dst=rows * columns, src=1, wgt=1)
-            out.gemm(acc, src + done, wgt + done, part, *pair)
+            part = Loop(tile.parts, dst=tile.count, src=1, wgt=1)
+            out.gemm(tile.acc, src, wgt, Loop(whole, src=tile.parts, wgt=tile.parts), part, *pair)
+        if done < depth:
+            part = Loop(depth - done, dst=tile.count, src=1, wgt=1)
+            out.gemm(tile.acc, src + done, wgt + done, part, *pair)
 
-    def _sum_parts(self, acc: int, count: int, parts: int) -> None:
+    def _input(self, tile: _Tile, i: int, depth: int) -> tuple[int, int]:
+        """First INP element of a reduction tile, loaded if it is not there, and its row pitch."""
+        out, width = self.out, self.shape.i
+        if not self.resident:
+            src = out.context(Memory.INP, tile.rows * depth)
+            out.load(Memory.INP, src, self.x, tile.n * width + i, depth, tile.rows, width)
+            return src, depth
+        if tile.o == 0 and i == 0:
+            size = tile.rows * width
+            self.input_base = out.context(Memory.INP, size)
+            out.load(Memory.INP, self.input_base, self.x, tile.n * width, size)
+        return self.input_base + i, width
+
+    def _sum_parts(self, tile: _Tile) -> None:
         """Add partial sums pairwise into the first."""
+        parts = tile.parts
         while parts > 1:
             half = parts // 2
-            source = acc + (parts - half) * count
-            self.out.alu(AluOp.ADD, acc, source, Loop(half * count, dst=1, src=1))
+            source = tile.acc + (parts - half) * tile.count
+            self.out.alu(AluOp.ADD, tile.acc, source, Loop(half * tile.count, dst=1, src=1))
             parts -= half

@@ -1,9 +1,9 @@
 """The emitter: what templates write commands to.
 
 It owns the command list of one launch, the constant buffers that templates add on the way, and
-the turn-taking between the two contexts of every scratchpad. Contexts are halves of a memory;
-they alternate across layers too, so that a layer's first loads never wait for the previous
-layer's last tile.
+where things lie in the scratchpads: the two contexts of a memory, which alternate across layers
+so that a layer's first loads never wait for the previous layer's last tile, and a few elements at
+the top of a memory where constants stay that many layers use.
 """
 
 from __future__ import annotations
@@ -26,6 +26,32 @@ from ..backend.commands import (
 from ..backend.target import Target
 from ..ops.types import Array
 
+RESIDENT = {Memory.WGT: 4, Memory.INP: 1}
+"""Elements at the top of a memory kept for constants that layers share."""
+
+
+def usable(target: Target, memory: Memory) -> int:
+    """Elements of a scratchpad that a layer may use."""
+    return target.depth(memory) - RESIDENT.get(memory, 0)
+
+
+class Slots:
+    """Equal pieces of a scratchpad that hold tiles by name; the oldest makes room for a new one."""
+
+    def __init__(self, bases: list[int]) -> None:
+        self._free = bases
+        self._held: dict[object, int] = {}
+
+    def find(self, key: object) -> int | None:
+        """Where the tile named `key` lies, or None if it has to be loaded."""
+        return self._held.get(key)
+
+    def take(self, key: object) -> int:
+        """A place for the tile named `key`."""
+        base = self._free.pop(0) if self._free else self._held.pop(next(iter(self._held)))
+        self._held[key] = base
+        return base
+
 
 class Emitter:
     """Collects the commands of one launch."""
@@ -35,6 +61,12 @@ class Emitter:
         self.commands: list[Command] = []
         self._add_buffer = add_buffer
         self._turn = dict.fromkeys(Memory, 1)
+        self._cursor = dict.fromkeys(Memory, 0)
+        self._residents = {
+            memory: Slots([usable(target, memory) + index for index in range(count)])
+            for memory, count in RESIDENT.items()
+        }
+        self._resident_buffers: dict[str, str] = {}
         self._origin: tuple[str, ...] = ()
         self._layer = ""
 
@@ -42,13 +74,40 @@ class Emitter:
         """Name the layer whose commands follow and the ONNX nodes it came from."""
         self._layer, self._origin = layer, origin
 
-    def context(self, memory: Memory, size: int) -> int:
-        """First element of the next context of `memory`; 0 when `size` needs the whole memory."""
-        half = self.target.depth(memory) // 2
+    def context(self, memory: Memory, size: int, limit: int | None = None) -> int:
+        """First element of the next context of `memory`; 0 when `size` needs more than a half.
+
+        `limit` is the number of elements to share between contexts, by default all usable.
+        """
+        half = (usable(self.target, memory) if limit is None else limit) // 2
         if size > half:
             return 0
         self._turn[memory] ^= 1
         return half * self._turn[memory]
+
+    def slots(self, memory: Memory, size: int, most: int, limit: int) -> Slots:
+        """Up to `most` slots of `size` elements below `limit`.
+
+        They are taken in turn from where the previous layer stopped.
+        """
+        count = max(1, min(most, limit // size))
+        first = -(-self._cursor[memory] // size) % count
+        bases = [(first + index) % count * size for index in range(count)]
+        self._cursor[memory] = bases[0]
+        return Slots(bases)
+
+    def resident(self, memory: Memory, name: str, data: Array) -> int:
+        """Index of an element that many layers share; it is loaded when it is not there yet."""
+        slots = self._residents[memory]
+        found = slots.find(name)
+        if found is not None:
+            return found
+        if name not in self._resident_buffers:
+            self._add_buffer(Buffer(name, memory, 1, "constant", np.ascontiguousarray(data)))
+            self._resident_buffers[name] = name
+        index = slots.take(name)
+        self.load(memory, index, name, 0, 1)
+        return index
 
     def constant(self, role: str, memory: Memory, data: Array) -> str:
         """Add a constant buffer of the layer; `data` is exactly its bytes. Returns its name."""

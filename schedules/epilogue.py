@@ -6,7 +6,8 @@ ACC after them, one block of `columns` elements each, in the order of the steps.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,9 @@ from ..backend import timing
 from ..backend.commands import AluOp, Loop
 from ..backend.target import Target
 from ..ops.types import Array
+from .blocks import Block
 from .emitter import Emitter
+from .nests import arrange
 from .template import Layer
 
 Step = tuple[Any, ...]
@@ -27,16 +30,16 @@ IMMEDIATE_OPS = {"shr": AluOp.SHR, "max": AluOp.MAX, "min": AluOp.MIN}
 class ConstantVectors:
     """A layer's per-channel vectors as ACC elements, int32[blocks, BATCH, BLOCK_OUT].
 
-    `bias` is the vector of the "add" step, `others` those of the later steps.
+    `bias` is the vector of a first "add" step, `others` those of the later steps.
     """
 
-    def __init__(self, layer: Layer, bias: str, target: Target, blocks: int) -> None:
+    def __init__(self, layer: Layer, target: Target, blocks: int) -> None:
         self.others: list[Array] = []
-        for kind, *arguments in layer.node.attrs["epilogue"]:
+        for position, (kind, *arguments) in enumerate(layer.node.attrs["epilogue"]):
             if kind not in VECTOR_OPS:
                 continue
             vector = layer.constants[layer.node.inputs[arguments[0]]]
-            if kind == "add":
+            if position == 0 and kind == "add":
                 self.bias = _as_elements(vector, target, blocks)
             else:
                 self.others.append(_as_elements(vector, target, blocks))
@@ -52,7 +55,32 @@ def _as_elements(vector: Array, target: Target, blocks: int) -> Array:
 
 def _steps(steps: Sequence[Step], bias: str) -> list[Step]:
     """The steps that take instructions: a bias that initialises the accumulators takes none."""
-    return [step for step in steps if not (step[0] == "add" and bias == "init")]
+    return list(steps[1:] if bias in ("init", "gemm") else steps)
+
+
+@dataclass(frozen=True)
+class BlockAccumulators:
+    """Accumulators of an image tile: `block` tells their order, `acc` where they start.
+
+    The tile's first vector lies at `vectors`, the next ones `vector_stride` further each.
+    """
+
+    acc: int
+    block: Block
+    vectors: int
+    vector_stride: int
+
+    def per_channel(self) -> tuple[Loop, ...]:
+        """Loops over the tile with the channel block as source."""
+        steps, block = self.block.steps(), self.block
+        loops = (
+            Loop(block.c.count, dst=steps["C"], src=1),
+            Loop(block.h.count, dst=steps["H"]),
+            Loop(block.w.count, dst=steps["W"]),
+        )
+        nest = arrange((), loops, 1)
+        assert nest is not None
+        return nest
 
 
 def emit(
@@ -74,12 +102,39 @@ def emit(
             out.alu_imm(IMMEDIATE_OPS[kind], acc, arguments[0], Loop(rows * columns, dst=1))
 
 
+def emit_block(
+    out: Emitter,
+    steps: Sequence[Step],
+    bias: str,
+    tile: BlockAccumulators,
+    add_residual: Callable[[int, int], None],
+) -> None:
+    """Write the steps for one tile of an image layer.
+
+    A first bias is left out unless `bias` is "add". `add_residual(position, power)` adds input
+    `position` times 2^power.
+    """
+    vectors = tile.vectors
+    for kind, *arguments in steps[bias == "gemm" :]:
+        if kind == "residual":
+            add_residual(*arguments)
+        elif kind in VECTOR_OPS:
+            out.alu(VECTOR_OPS[kind], tile.acc, vectors, *tile.per_channel())
+            vectors += tile.vector_stride
+        else:
+            loop = Loop(tile.block.elements, dst=1)
+            out.alu_imm(IMMEDIATE_OPS[kind], tile.acc, arguments[0], loop)
+
+
 def cycles(
     target: Target, steps: Sequence[Step], rows: int, columns: int, bias: str
 ) -> int:
     """Busy cycles of `emit` for one tile."""
+    count = rows * columns
     return sum(
-        int(timing.alu(target, rows * columns, immediate=step[0] in IMMEDIATE_OPS))
+        int(timing.gemm(target, count))
+        if step[0] == "residual"
+        else int(timing.alu(target, count, immediate=step[0] in IMMEDIATE_OPS))
         for step in _steps(steps, bias)
     )
 
@@ -90,6 +145,7 @@ def describe(steps: Sequence[Step], bias: str) -> list[str]:
         "add": "ACC += bias[o]",
         "shr": "ACC >>= {0}",
         "shr_vector": "ACC >>= shift[o]",
+        "residual": "ACC += GEMM(residual, identity * 2^{1})",
         "max": "ACC = max(ACC, {0})",
         "min": "ACC = min(ACC, {0})",
     }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any
 
 from ..backend.commands import Buffer, Command, Load, Memory, Store
@@ -33,7 +34,8 @@ class LayerPlan:
     macs: int
     bytes_loaded: int
     bytes_stored: int
-    cost: Cost
+    cost: Cost | None
+    """None for a schedule that was forced and that the template would not consider."""
 
 
 @dataclass(frozen=True)
@@ -182,7 +184,7 @@ def _emit_layer(
 
 def _choose(
     layer: Layer, target: Target, wanted: Mapping[str, Any]
-) -> tuple[Template, Cost, Any]:
+) -> tuple[Template, Cost | None, Any]:
     """The template and schedule with the least cost, or the one that `wanted` describes."""
     reasons = []
     for template in TEMPLATES:
@@ -191,7 +193,7 @@ def _choose(
         ranked = template.choices(layer, target)
         if wanted:
             schedule = template.override(layer, target, wanted)
-            cost = next((cost for cost, one in ranked if one == schedule), Cost(0, 0, 0, 0))
+            cost = next((cost for cost, one in ranked if one == schedule), None)
             return template, cost, schedule
         if ranked:
             cost, schedule = ranked[0]
@@ -204,10 +206,12 @@ def _choose(
 
 
 def _macs(layer: Layer) -> int:
-    """Multiply-accumulates of the layer as the model states it, padding not counted."""
-    outputs, inputs = layer.node.attrs["features"]
-    batch = layer.types[layer.node.outputs[0]].shape[0]
-    return int(batch * outputs * inputs)
+    """Multiply-accumulates of the layer as the model states it, lanes of padding not counted."""
+    weight = layer.constants[layer.node.inputs[1]]
+    result = layer.types[layer.node.outputs[0]].shape
+    if layer.node.op == "VtaDense":
+        return prod(result) * int(layer.node.attrs["features"][1])
+    return prod(result) * prod(weight.shape[1:])
 
 
 def _steps(

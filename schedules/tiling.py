@@ -27,3 +27,9 @@ def cuts(extent: int, size: int) -> Iterator[tuple[int, int]]:
     """(start, length) of every tile; the last may be short."""
     for start in range(0, extent, size):
         yield start, min(size, extent - start)
+
+
+def lengths(extent: int, size: int) -> tuple[int, ...]:
+    """The distinct lengths of the tiles: full ones and, if there is one, the short last one."""
+    full, rest = divmod(extent, size)
+    return (size,) * (full > 0) + (rest,) * (rest > 0)

@@ -69,9 +69,7 @@ def only_dense(node: Node, graph: Graph) -> str | None:
     return None if node.op == "Dense" else f"no template for {node.op}"
 
 
-def mlp(
-    widths: Sequence[int], batch: int = 1, seed: int = 0, hidden: Bounds = RELU
-) -> Graph:
+def mlp(widths: Sequence[int], batch: int = 1, seed: int = 0, hidden: Bounds = RELU) -> Graph:
     """A random network with `hidden` bounds on all layers but the last, which is linear."""
     builder = Builder(widths[0], batch, seed)
     value = "x"

@@ -24,76 +24,7 @@ from vtaflow.backend.commands import Memory
 from vtaflow.backend.target import Target
 from vtaflow.errors import ArtifactError
 
-Manifest = dict[str, Any]
-Members = dict[str, bytes]
-LAYOUT = {"order": "NC", "batch": 1, "block": 16}
-
-
-def region(name: str, kind: str, start: int, **changes: Any) -> Manifest:
-    """A region of one INP element."""
-    entry: Manifest = {
-        "name": name,
-        "kind": kind,
-        "memory": "OUT",
-        "start": start,
-        "bytes": 16,
-        "shape": [1, 1, 1, 16],
-        "logical_shape": [1, 10],
-        "dtype": "int8",
-        "layout": LAYOUT,
-        "scale": 0.5,
-    }
-    return {**entry, **changes}
-
-
-def example() -> tuple[Manifest, Members]:
-    """A small legal manifest, one launch of two instructions between two host steps."""
-    target = Target.load("sim")
-    empty = {"shape": None, "logical_shape": None, "dtype": None, "layout": None, "scale": None}
-    tensor = {"dtype": "float32", "quantisation": {"scale": 0.5}}
-    manifest: Manifest = {
-        "producer": "vtaflow test",
-        "model": {"name": "tiny", "sha256": "0" * 64},
-        "target": target.to_json(),
-        "fingerprint": target.fingerprint(),
-        "profile": "portable",
-        "batch": 1,
-        "inputs": [{"name": "x", "shape": [1, 10], **tensor}],
-        "outputs": [{"name": "y", "shape": [1, 10], **tensor}],
-        "preprocessing": None,
-        "steps": [
-            {"kind": "host", "name": "q", "op": "Quantize", "inputs": ["x", "factor", ""],
-             "outputs": ["x_packed"], "attrs": {"scale": 0.5}},
-            {"kind": "launch", "index": 0, "inputs": ["x_packed"], "outputs": ["y_packed"]},
-            {"kind": "host", "name": "d", "op": "Dequantize", "inputs": ["y_packed"],
-             "outputs": ["y"], "attrs": {"layout": {"layout": LAYOUT}}},
-        ],
-        "host_constants": {"factor": {"member": "c0", "shape": [2, 3], "dtype": "float32"}},
-        "launches": [{"member": "launch0.insns", "origins_member": "launch0.origins",
-                      "instructions": 2, "estimated_cycles": 100}],
-        "origins": [["Gemm_0", "Relu_1"], []],
-        "arena": {
-            "bytes": 12288,
-            "keep_intermediates": False,
-            "regions": [
-                region("uops", "constant", 4096, memory="UOP", bytes=8, **empty),
-                region("x_packed", "input", 8192),
-                region("y_packed", "output", 8208),
-            ],
-        },
-        "constants": {"member": "constants.bin", "start": 4096},
-        "layers": [{"name": "Gemm_0", "op": "Dense", "output": "y_packed", "macs": 100,
-                    "tiles": "n1 o1 i1", "bytes": 288, "estimated_cycles": 90,
-                    "loop_nest": ["for o", "  GEMM"]}],
-        "placement": [{"node": "Gemm_0", "op": "Gemm", "device": "vta", "reason": "fits"}],
-    }
-    members = {
-        "launch0.insns": bytes(range(32)),
-        "launch0.origins": np.array([0, 1], "<i4").tobytes(),
-        "constants.bin": bytes(16),
-        "c0": np.arange(6, dtype="<f4").tobytes(),
-    }
-    return manifest, members
+from .artifacts import Manifest, example, finish
 
 
 def good() -> Artifact:
@@ -172,10 +103,10 @@ def test_views() -> None:
     artifact = good()
     assert (artifact.name, artifact.batch, artifact.launches) == ("tiny", 1, 1)
     assert artifact.target == Target.load("sim")
-    assert np.array_equal(artifact.instructions(0).ravel(), np.arange(32))
+    assert artifact.instructions(0).tobytes() == finish()
     assert artifact.origins(0) == [("Gemm_0", "Relu_1"), ()]
     assert np.array_equal(artifact.constants, np.zeros(16, np.uint8))
-    assert np.array_equal(artifact.host_constants()["factor"], [[0, 1, 2], [3, 4, 5]])
+    assert np.array_equal(artifact.host_constants()["offset"], np.arange(10))
     stored = artifact.regions["x_packed"]
     assert (stored.memory, stored.start, stored.bytes) == (Memory.OUT, 8192, 16)
     assert (stored.shape, stored.logical_shape) == ((1, 1, 1, 16), (1, 10))
@@ -501,20 +432,20 @@ REFUSED_VALUES = [
     ("steps.0.outputs", [], "expected a list of 1"),
     ("steps.0.inputs", ["nothing"], "the value 'nothing' is not known there"),
     ("steps.0.outputs", ["x"], "the value 'x' is made twice"),
-    ("steps.0.outputs", ["factor"], "the value 'factor' is made twice"),
-    ("steps.1.index", 1, "each launch once, in order"),
-    ("steps.1.inputs", ["y"], "there is no region 'y'"),
-    ("steps.1.inputs", ["uops"], "the region 'uops' is no tensor"),
-    ("steps.1.inputs", ["y_packed"], "the value 'y_packed' is not known there"),
+    ("steps.0.outputs", ["offset"], "the value 'offset' is made twice"),
+    ("steps.3.index", 1, "each launch once, in order"),
+    ("steps.3.inputs", ["y"], "there is no region 'y'"),
+    ("steps.3.inputs", ["uops"], "the region 'uops' is no tensor"),
+    ("steps.3.inputs", ["y_packed"], "the value 'y_packed' is not known there"),
     ("outputs.0.name", "z", "no step makes 'z'"),
-    ("host_constants.factor.member", "none", "'none' is referred to but absent"),
-    ("host_constants.factor.shape", [7], "a member of 28 bytes, found 24"),
-    ("host_constants.factor.shape", [1 << 24, 1 << 24], "at most 268435456 bytes"),
-    ("host_constants.x", {"member": "c0", "shape": [6], "dtype": "float32"}, "both input and"),
+    ("host_constants.offset.member", "none", "'none' is referred to but absent"),
+    ("host_constants.offset.shape", [7], "a member of 28 bytes, found 40"),
+    ("host_constants.offset.shape", [1 << 24, 1 << 24], "at most 268435456 bytes"),
+    ("host_constants.x", {"member": "c0", "shape": [10], "dtype": "float32"}, "both input and"),
     ("launches.0.instructions", 3, "a member of 48 bytes, found 32"),
     ("launches.0.instructions", 1 << 30, "an integer from 1 to 2097152"),
     ("launches.0.member", "none", "'none' is referred to but absent"),
-    ("launches.0.origins_member", "c0", "a member of 8 bytes, found 24"),
+    ("launches.0.origins_member", "c0", "a member of 8 bytes, found 40"),
     ("origins", [[]], "indices below 1, found 1"),
     ("origins", [5], r"origins\[0\]: expected a list"),
     ("constants.start", 0, "an integer from 4096 to 4096"),
@@ -536,7 +467,7 @@ REFUSED_VALUES = [
     ("layers.0.tiles", 3, "expected text"),
     ("layers.0.loop_nest", 3, "expected a list"),
     ("placement.0.reason", "x" * 5000, "at most 4096 characters"),
-    ("members.c0", {"bytes": 24}, "the field 'sha256' is missing"),
+    ("members.c0", {"bytes": 40}, "the field 'sha256' is missing"),
     ("extra", {"deep": DEEP}, "nested too deeply"),
     ("extra", {"a": {"\n": 1}}, "expected printable text"),
 ]
@@ -560,7 +491,7 @@ def test_a_name_twice_among_the_inputs() -> None:
 
 
 def test_a_launch_that_is_never_run() -> None:
-    refuses(forged(lambda m: m["steps"].pop(1)), "value 'y_packed' is not known")
+    refuses(forged(lambda m: m["steps"].pop(3)), "value 'y_packed' is not known")
     manifest, members = example()
     manifest["steps"] = [{**manifest["steps"][0], "outputs": ["y"]}]
     with pytest.raises(ArtifactError, match="launch 0 is never run"):

@@ -13,7 +13,7 @@ from vtaflow.graph import calibration
 from vtaflow.graph.calibration import (
     batches,
     calibrate,
-    checked,
+    check_data,
     quantised_values,
     random_calibration,
 )
@@ -132,8 +132,10 @@ def test_a_value_that_is_always_zero_has_a_limit() -> None:
 
 def two_inputs() -> Graph:
     inputs = {"image": TensorType((1, 4)), "mask": TensorType((1, 4), "int64")}
-    nodes = [Node("cast", "Cast", ("mask",), ("m",), {"to": "float32"}),
-             Node("mul", "Mul", ("image", "m"), ("y",))]
+    nodes = [
+        Node("cast", "Cast", ("mask",), ("m",), {"to": "float32"}),
+        Node("mul", "Mul", ("image", "m"), ("y",)),
+    ]
     return Graph.build("pair", inputs, ["y"], nodes, {})
 
 
@@ -144,15 +146,17 @@ def test_random_calibration_is_seeded_and_fits() -> None:
     assert not np.array_equal(first["image"], other["image"])
     assert first["image"].shape == (50, 4) and first["image"].dtype == np.float32
     assert set(first["mask"].ravel().tolist()) == {0, 1} and first["mask"].dtype == np.int64
-    checked(graph, first)
+    check_data(graph, first)
 
 
-def test_data_are_converted_without_loss() -> None:
-    data = checked(two_inputs(), {"mask": np.ones((2, 4), np.uint8), "image": np.ones((2, 4))})
-    assert [(name, array.dtype.name) for name, array in data.items()] == [
-        ("image", "float32"),
-        ("mask", "int64"),
-    ]
+def test_data_are_converted_to_the_inputs_dtypes() -> None:
+    data: dict[str, Array] = {"mask": np.ones((2, 4), np.uint8), "image": np.ones((2, 4))}
+    check_data(two_inputs(), data)
+    ((_, feeds),) = batches(two_inputs(), data, (), 2**20)
+    dtypes = {name: array.dtype.name for name, array in feeds.items()}
+    assert dtypes == {"image": "float32", "mask": "int64"}
+    cast = calibrate(mlp([4, 3]), {"x": np.ones((2, 4), np.uint8)})
+    assert cast.samples["x"].dtype == np.float32
 
 
 ONES = np.ones((2, 4), np.float32)
@@ -181,7 +185,7 @@ MASK = np.ones((2, 4), np.int64)
 )
 def test_data_that_do_not_fit_are_refused(data: dict[str, Array], message: str) -> None:
     with pytest.raises(DataError, match=message) as caught:
-        checked(two_inputs(), data)
+        check_data(two_inputs(), data)
     assert "\n" not in str(caught.value)
 
 

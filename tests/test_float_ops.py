@@ -289,9 +289,7 @@ INT = {"dtype": "int64"}
         ),
     ],
 )
-def test_refusals(
-    name: str, kinds: list[TensorType], attrs: dict[str, Any], reason: str
-) -> None:
+def test_refusals(name: str, kinds: list[TensorType], attrs: dict[str, Any], reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         operator(name).infer(kinds, attrs)
 

@@ -74,7 +74,12 @@ def test_packing_a_branching_network_changes_no_value(batch: int, tile: tuple[in
 def test_only_the_ends_of_a_segment_are_converted() -> None:
     packed = pack(quantised(mlp([20, 17, 5]), 20), 1, 16)
     assert [node.op for node in packed.nodes] == [
-        "Quantize", "Pack", "VtaDense", "VtaDense", "Unpack", "Dequantize",
+        "Quantize",
+        "Pack",
+        "VtaDense",
+        "VtaDense",
+        "Unpack",
+        "Dequantize",
     ]
     layers = [node for node in packed.nodes if node.op == "VtaDense"]
     layout = Layout("NC", 1, 16)

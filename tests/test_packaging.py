@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import importlib
 import re
 import subprocess
 import sys
@@ -14,7 +13,6 @@ import pytest
 
 from vtaflow.backend.target import BUNDLED
 from vtaflow.models import BUILDERS
-from vtaflow.ops import OPERATORS
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -107,14 +105,6 @@ def test_what_is_shipped_is_small() -> None:
 
 
 # --- explicit registries ----------------------------------------------------------------------
-
-
-def test_operators_are_the_files_of_ops() -> None:
-    found = []
-    for path in sorted((ROOT / "ops").glob("*.py")):
-        module = importlib.import_module(f"vtaflow.ops.{path.stem}".removesuffix(".__init__"))
-        found += [module.OPERATOR] if hasattr(module, "OPERATOR") else []
-    assert list(OPERATORS) == found
 
 
 def test_targets_are_the_files_of_backend_targets() -> None:

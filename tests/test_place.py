@@ -72,7 +72,8 @@ def test_overrides_that_cannot_be_met_are_listed_together() -> None:
 def test_the_predicate_sees_what_is_not_placed() -> None:
     graph = mixed()
     assert [problem for promise in PLACED for problem in promise(graph)] == []
-    bare = graph.rebuild(nodes=[n.__class__(n.name, n.op, n.inputs, n.outputs, n.attrs)
-                                for n in graph.nodes])
+    bare = graph.rebuild(
+        nodes=[n.__class__(n.name, n.op, n.inputs, n.outputs, n.attrs) for n in graph.nodes]
+    )
     assert len(list(every_node_is_placed(bare))) == 3
     assert "'dense0' has no device" in next(every_node_is_placed(bare))

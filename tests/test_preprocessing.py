@@ -99,7 +99,7 @@ def test_a_refused_description(value: Any, message: str) -> None:
         (np.array(["a"]), FLAT, {}, "expected numbers, found dtype <U1"),
         (np.zeros((0, 6)), FLAT, {}, "there are no samples"),
         (np.float32(1), FLAT, {}, "there are no samples"),
-        (np.zeros((2, 7)), FLAT, {}, r"samples have shape \(7,\), the input 'x' takes \(6,\)"),
+        (np.zeros((2, 7)), FLAT, {}, r"samples have shape \(7,\), expected \(6,\)"),
         (np.zeros((2, 2, 4, 3)), IMAGE, {}, 'say "layout": "NHWC"'),
         (np.zeros((2, 6)), FLAT, {"layout": "NHWC"}, "expected 4 axes"),
         (np.zeros((2, 6)), FLAT, {"channel_order": "BGR"}, "BGR needs 3 channels"),
@@ -108,7 +108,7 @@ def test_a_refused_description(value: Any, message: str) -> None:
         (np.array([[1, 2, 3, 4, 5, np.nan]]), FLAT, {}, r"data: nan at index \(0, 5\)"),
         (np.full((1, 6), 1e39), FLAT, {"scale": 1e39}, "inf at index"),
         (np.zeros((2, 6)), TensorInfo("i", (6,), "int8"), {}, "dtype float64 do not fit"),
-        (np.zeros((2, 6)), TensorInfo("i", (6,), "int8"), {"scale": 2}, "takes int8, no scaling"),
+        (np.zeros((2, 6)), TensorInfo("i", (6,), "int8"), {"scale": 2}, "takes no scaling"),
     ],
 )
 def test_refused_samples(raw: Any, tensor: TensorInfo, fields: Any, message: str) -> None:

@@ -232,7 +232,13 @@ def test_a_host_operator_between_layers_works_in_float() -> None:
     graph = builder.build(builder.random_dense(hidden, 6, 4))
     result = quantised(graph, normal(8, 20))
     assert ops(result) == [
-        "Quantize", "VtaDense", "Dequantize", "Sigmoid", "Quantize", "VtaDense", "Dequantize",
+        "Quantize",
+        "VtaDense",
+        "Dequantize",
+        "Sigmoid",
+        "Quantize",
+        "VtaDense",
+        "Dequantize",
     ]
     made = {node.op: node for node in result.nodes}
     assert made["Sigmoid"].device == "host" and made["Quantize"].device == "host"
@@ -266,8 +272,9 @@ def test_every_value_is_converted_once() -> None:
     builder = Builder(8)
     hidden = builder.random_dense("x", 8, 6)
     first, second = (builder.random_dense(hidden, 6, 4) for _ in range(2))
-    graph = builder.build(hidden, first, second, builder.host("Sigmoid", hidden),
-                          builder.random_dense("x", 8, 3))
+    graph = builder.build(
+        hidden, first, second, builder.host("Sigmoid", hidden), builder.random_dense("x", 8, 3)
+    )
     result = quantised(graph, normal(8, 20))
     assert ops(result).count("Quantize") == 1
     assert sorted(node.inputs[0] for node in result.nodes if node.op == "Dequantize") == sorted(

@@ -160,7 +160,7 @@ def test_refused_folders(tmp_path: Path) -> None:
         ("huge.npy", [X], "cannot read arrays"),
         ("uneven.npz", [X, Y], "different numbers of samples: x 3, y 2"),
         ("nan.npy", [X], r"nan.npy: input 'x': nan at index \(0, 2\)"),
-        ("d.npz#b", [Y], r"samples have shape \(4,\), the input 'y' takes \(2,\)"),
+        ("d.npz#b", [Y], r"input 'y': samples have shape \(4,\), expected \(2,\)"),
     ],
 )
 def test_a_refused_reference(
@@ -215,9 +215,10 @@ def test_random_feeds_are_seeded() -> None:
 
 def test_arrays_are_saved_whole_or_not_at_all(tmp_path: Path) -> None:
     path = tmp_path / "out.npz"
-    save_arrays(str(path), {"y": np.arange(3)})
+    save_arrays(str(path), {"file": np.arange(3), "a/b": np.ones((2, 2), np.float32)})
     with np.load(path) as saved:
-        assert saved["y"].tolist() == [0, 1, 2]
+        assert saved["file"].tolist() == [0, 1, 2]
+        assert saved["a/b"].dtype == np.float32
     with pytest.raises(DataError, match="cannot write: No such file"):
         save_arrays(str(tmp_path / "none" / "out.npz"), {})
     assert [one.name for one in tmp_path.iterdir()] == ["out.npz"]

@@ -65,9 +65,7 @@ class _Packer:
         outputs = [self._fresh(f"{value}.packed") for value in node.outputs]
         self.packed.update(zip(node.outputs, outputs, strict=True))
         attrs = {**node.attrs, "layout": layout}
-        self.nodes.append(
-            replace(node, inputs=tuple(inputs), outputs=tuple(outputs), attrs=attrs)
-        )
+        self.nodes.append(replace(node, inputs=tuple(inputs), outputs=tuple(outputs), attrs=attrs))
 
     def layout(self, value: str) -> Layout:
         """The layout of `value` on the device."""

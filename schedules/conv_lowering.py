@@ -1,0 +1,297 @@
+"""Lowering of a convolution: tiles, transfers and products as commands."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..backend.commands import Loop, Memory
+from ..errors import ScheduleError
+from ..ops.types import Array
+from . import bias as bias_tiles
+from . import epilogue
+from .blocks import Block, Extent
+from .conv_shape import ConvShape, Part
+from .emitter import Emitter, Slots, usable
+from .nests import arrange
+from .template import Layer
+from .tiling import cuts
+
+if TYPE_CHECKING:
+    from .conv import ConvSchedule
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One output tile: a part's channel blocks (counted within the part), rows and columns."""
+
+    part: Part
+    n: int
+    o: Extent
+    h: Extent
+    w: Extent
+
+
+class ConvLowering:
+    """One layer on its way to commands."""
+
+    def __init__(self, layer: Layer, schedule: ConvSchedule, out: Emitter) -> None:
+        from .conv import needs
+
+        self.layer, self.schedule, self.out = layer, schedule, out
+        self.shape = ConvShape(layer, out.target)
+        self.need = needs(self.shape, schedule)
+        self.weight_offsets: dict[tuple[int, int], tuple[int, int]] = {}
+        self.weights = out.constant("weight", Memory.WGT, self._weights_in_order())
+        self.inp_limit = usable(out.target, Memory.INP)
+        self.residual_slots = self._residual_slots()
+        self.acc_limit = usable(out.target, Memory.ACC) - self.need.vectors
+        self.wgt_slots = out.slots(
+            Memory.WGT,
+            self.need.wgt,
+            max(2, self._weights_worth_keeping()),
+            usable(out.target, Memory.WGT),
+        )
+        self.inp_slots = out.slots(
+            Memory.INP, self.need.inp, max(2, self._inputs_worth_keeping()), self.inp_limit
+        )
+
+    def run(self) -> None:
+        """Emit every tile."""
+        self.vectors = self._load_vectors()
+        for tile in self._tiles():
+            self._tile(tile)
+
+    def _tiles(self) -> Iterator[Tile]:
+        """Output tiles in the schedule's order."""
+        schedule, shape = self.schedule, self.shape
+        pixels = [
+            (n, Extent(*h), Extent(*w))
+            for n in range(shape.batches)
+            for h in cuts(shape.rows.outputs, schedule.tile_h)
+            for w in cuts(shape.columns.outputs, schedule.tile_w)
+        ]
+        channels = [
+            (part, Extent(*o))
+            for part in shape.parts
+            for o in cuts(part.outputs.count, schedule.tile_o)
+        ]
+        if schedule.order == "weights":
+            for (part, o), (n, h, w) in product(channels, pixels):
+                yield Tile(part, n, o, h, w)
+        else:
+            for (n, h, w), (part, o) in product(pixels, channels):
+                yield Tile(part, n, o, h, w)
+
+    def _weights_worth_keeping(self) -> int:
+        """Weight tiles that are read again before others push them out."""
+        room = usable(self.out.target, Memory.WGT) // self.need.wgt
+        if self.need.wgt_tiles <= room:
+            return self.need.wgt_tiles
+        reused = self.schedule.order == "weights" and self.need.tiles_i <= room
+        return self.need.tiles_i if reused else 2
+
+    def _inputs_worth_keeping(self) -> int:
+        """Input tiles that are read again before others push them out."""
+        room = self.inp_limit // self.need.inp
+        if self.need.inp_tiles <= room:
+            return self.need.inp_tiles
+        reused = self.schedule.order == "inputs" and self.need.tiles_i <= room
+        return self.need.tiles_i if reused else 2
+
+    def _residual_slots(self) -> Slots | None:
+        """Two places for residual tiles at the top of INP."""
+        size = self.need.residual
+        if not size:
+            return None
+        count = min(2, self.need.out_tiles)
+        self.inp_limit -= count * size
+        return Slots([self.inp_limit + index * size for index in range(count)])
+
+    def _weights_in_order(self) -> Array:
+        """Weight tiles (and bias tiles) in the order in which the loops read them."""
+        shape, schedule = self.shape, self.schedule
+        pieces: list[Array] = []
+        offset = 0
+        biases = (
+            bias_tiles.tiles(shape.bias, shape.block) if schedule.bias == "gemm" else None
+        )
+        for part in shape.parts:
+            for o, columns in cuts(part.outputs.count, schedule.tile_o):
+                first = part.outputs.start + o
+                for i, depth in self._reduction(part):
+                    rows = [
+                        shape.weight_tiles[block][i : i + depth]
+                        for block in range(first, first + columns)
+                    ]
+                    tile = np.stack(rows).reshape(-1, shape.block, shape.block)
+                    if biases is not None and i == 0:
+                        tile = np.concatenate([tile, biases[first : first + columns]])
+                    self.weight_offsets[first, i] = offset, len(tile)
+                    offset += len(tile)
+                    pieces.append(tile)
+        return np.concatenate(pieces)
+
+    def _reduction(self, part: Part) -> list[tuple[int, int]]:
+        """(start, length) of the reduction tiles in input blocks."""
+        count = 1 if part.diagonal else part.inputs.count
+        return list(cuts(count, self.schedule.tile_i))
+
+    def _load_vectors(self) -> int:
+        """Load the per-channel vectors of the whole layer; returns their place in ACC."""
+        if not self.need.vectors:
+            return 0
+        constants = epilogue.ConstantVectors(self.layer, self.out.target, self.shape.outputs)
+        arrays = list(constants.others)
+        if self.schedule.bias == "add":
+            arrays.insert(0, constants.bias)
+        data = np.concatenate(arrays)
+        name = self.out.constant("vectors", Memory.ACC, data)
+        self.out.load(Memory.ACC, self.acc_limit, name, 0, len(data))
+        return self.acc_limit
+
+    def _tile(self, tile: Tile) -> None:
+        """Load, multiply, finish and store one output tile."""
+        out, shape = self.out, self.shape
+        block = Block(
+            shape.out_layout,
+            shape.y_shape,
+            tile.n,
+            Extent(tile.part.outputs.start + tile.o.start, tile.o.count),
+            tile.h,
+            tile.w,
+        )
+        acc = out.context(Memory.ACC, block.elements, self.acc_limit)
+        out.reset(acc, Loop(block.elements, dst=1))
+        for i, depth in self._reduction(tile.part):
+            wgt = self._weight_tile(tile, i)
+            source, inp = self._input_tile(tile, i, depth)
+            self._products(tile, depth, acc, block, inp, source, wgt)
+            if i == 0 and self.schedule.bias == "gemm":
+                self._bias(tile, block, acc, wgt + tile.o.count * depth * shape.taps)
+        self._finish(tile, block, acc)
+        for rows in block.rows():
+            out.store(acc + rows.sram, shape.y, rows.dram, rows.size, rows.rows, rows.stride)
+
+    def _weight_tile(self, tile: Tile, i: int) -> int:
+        key = tile.part.outputs.start + tile.o.start, i
+        found = self.wgt_slots.find(key)
+        if found is not None:
+            return found
+        base = self.wgt_slots.take(key)
+        offset, size = self.weight_offsets[key]
+        self.out.load(Memory.WGT, base, self.weights, offset, size)
+        return base
+
+    def _input_tile(self, tile: Tile, i: int, depth: int) -> tuple[Block, int]:
+        """The input block of a tile and its place in INP."""
+        shape = self.shape
+        block = Block(
+            shape.in_layout,
+            shape.x_shape,
+            tile.n,
+            tile.part.inputs_of(tile.o.start, tile.o.count, i, depth),
+            shape.rows.reads(tile.h.start, tile.h.count),
+            shape.columns.reads(tile.w.start, tile.w.count),
+        )
+        found = self.inp_slots.find(block)
+        if found is None:
+            found = self.inp_slots.take(block)
+            self._load_block(block, shape.x, found)
+        return block, found
+
+    def _load_block(self, block: Block, buffer: str, base: int) -> None:
+        for rows in block.rows():
+            self.out.load(
+                Memory.INP, base + rows.sram, buffer, rows.dram, rows.size, rows.rows, rows.stride
+            )
+
+    def _products(
+        self, tile: Tile, depth: int, acc: int, block: Block, inp: int, source: Block, wgt: int
+    ) -> None:
+        """ACC += INP . WGT for every tap, taps with equal rectangles in one instruction."""
+        rows = self.shape.rows.runs(tile.h.start, tile.h.count)
+        columns = self.shape.columns.runs(tile.w.start, tile.w.count)
+        to, at = block.steps(), source.steps()
+        height, width = self.shape.kernel
+        for row, column in product(rows, columns):
+            dst = (row.out - tile.h.start) * to["H"] + (column.out - tile.w.start) * to["W"]
+            src = (row.inp - source.h.start) * at["H"] + (column.inp - source.w.start) * at["W"]
+            first = row.kernel * width + column.kernel
+            reductions = (
+                Loop(depth, src=at["C"], wgt=height * width),
+                Loop(row.taps, src=row.tap_step * at["H"], wgt=width),
+                Loop(column.taps, src=column.tap_step * at["W"], wgt=1),
+            )
+            channel_step = at["C"] if tile.part.diagonal else 0
+            outputs = (
+                Loop(tile.o.count, to["C"], channel_step, depth * height * width),
+                Loop(row.count, row.out_step * to["H"], row.inp_step * at["H"]),
+                Loop(column.count, column.out_step * to["W"], column.inp_step * at["W"]),
+            )
+            self._emit_products(acc + dst, inp + src, wgt + first, reductions, outputs)
+
+    def _emit_products(
+        self,
+        dst: int,
+        src: int,
+        wgt: int,
+        reductions: tuple[Loop, ...],
+        outputs: tuple[Loop, ...],
+    ) -> None:
+        """One instruction, or several where the accumulator distance leaves no other way."""
+        nest = arrange(reductions, outputs, self.out.target.acc_dep_distance)
+        if nest is not None:
+            self.out.gemm(dst, src, wgt, *nest)
+            return
+        loop = max(reductions, key=lambda one: one.extent)
+        if loop.extent == 1:
+            raise ScheduleError(f"layer {self.layer.node.name!r}: a loop is too long to encode")
+        rest = tuple(Loop(1) if one is loop else one for one in reductions)
+        for step in range(loop.extent):
+            self._emit_products(
+                dst, src + step * loop.src, wgt + step * loop.wgt, rest, outputs
+            )
+
+    def _bias(self, tile: Tile, block: Block, acc: int, wgt: int) -> None:
+        """ACC += constant vector . bias tile."""
+        target = self.out.target
+        ones = self.out.resident(
+            Memory.INP, bias_tiles.NAME, bias_tiles.vector(target.batch, target.block_in)
+        )
+        steps = block.steps()
+        outputs = (
+            Loop(tile.o.count, dst=steps["C"], wgt=1),
+            Loop(tile.h.count, dst=steps["H"]),
+            Loop(tile.w.count, dst=steps["W"]),
+        )
+        nest = arrange((), outputs, 1)
+        assert nest is not None
+        self.out.gemm(acc, ones, wgt, *nest)
+
+    def _finish(self, tile: Tile, block: Block, acc: int) -> None:
+        """The epilogue of a tile."""
+        first = self.vectors + tile.part.outputs.start + tile.o.start
+        blocks = epilogue.BlockAccumulators(acc, block, first, self.shape.outputs)
+        epilogue.emit_block(
+            self.out,
+            self.shape.steps,
+            self.schedule.bias,
+            blocks,
+            lambda position, power: self._add_residual(position, power, block, acc),
+        )
+
+    def _add_residual(self, position: int, power: int, block: Block, acc: int) -> None:
+        """ACC += residual . 2^power, through an identity weight tile."""
+        assert self.residual_slots is not None
+        value = self.layer.node.inputs[position]
+        base = self.residual_slots.take((value, block))
+        self._load_block(block, value, base)
+        size = self.shape.block
+        identity = np.eye(size, dtype=np.int8) * np.int8(1 << power)
+        wgt = self.out.resident(Memory.WGT, f"identity_{1 << power}", identity)
+        self.out.gemm(acc, base, wgt, Loop(block.elements, dst=1, src=1))

@@ -1,0 +1,230 @@
+"""What a convolution asks of VTA: its extent in blocks, its taps on a tile, its weight tiles."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any
+
+import numpy as np
+
+from ..backend.target import Target
+from ..ops.layout import Layout, ceil_div
+from ..ops.taps import Tap, Window, windows
+from ..ops.types import Array
+from .blocks import Extent
+from .template import Layer
+
+
+@dataclass(frozen=True)
+class Part:
+    """A plain convolution from a range of input channel blocks to a range of output blocks.
+
+    A diagonal part reads, for output block o, only input block o: its weight tiles are diagonal.
+    """
+
+    outputs: Extent
+    inputs: Extent
+    diagonal: bool = False
+
+    def inputs_of(self, o: int, columns: int, i: int, depth: int) -> Extent:
+        """Input blocks of a tile, counted within the tensor."""
+        if self.diagonal:
+            return Extent(self.inputs.start + o, columns)
+        return Extent(self.inputs.start + i, depth)
+
+
+@dataclass(frozen=True)
+class Run:
+    """Neighbouring taps along one axis that feed the same outputs.
+
+    Tap t < taps is kernel element `kernel + t` and reads inputs from `inp + t*tap_step` on;
+    output i < count lies at `out + i*out_step` and steps `inp_step` through the input.
+    """
+
+    kernel: int
+    taps: int
+    tap_step: int
+    out: int
+    out_step: int
+    count: int
+    inp: int
+    inp_step: int
+
+
+def runs(taps: Iterable[Tap]) -> list[Run]:
+    """Join neighbouring taps whose outputs agree."""
+    result: list[Run] = []
+    for tap in taps:
+        last = result[-1] if result else None
+        same = last is not None and (last.out, last.out_step, last.count, last.inp_step) == (
+            tap.out,
+            tap.out_step,
+            tap.count,
+            tap.inp_step,
+        )
+        if last is not None and same and tap.kernel == last.kernel + last.taps:
+            step = tap.inp - last.inp - (last.taps - 1) * last.tap_step
+            if step >= 0 and (last.taps == 1 or step == last.tap_step):
+                joined = Run(last.kernel, last.taps + 1, step, *_outputs(last))
+                result[-1] = joined
+                continue
+        result.append(
+            Run(
+                tap.kernel, 1, 0, tap.out, tap.out_step, tap.count, tap.inp, tap.inp_step
+            )
+        )
+    return result
+
+
+def _outputs(run: Run) -> tuple[int, int, int, int, int]:
+    return run.out, run.out_step, run.count, run.inp, run.inp_step
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One spatial axis of a layer: its window and its sizes."""
+
+    window: Window
+    inputs: int
+    outputs: int
+
+    @lru_cache(maxsize=4096)  # noqa: B019 (axes are small, few and compare by value)
+    def taps(self, low: int, count: int) -> tuple[Tap, ...]:
+        """The taps on outputs [low, low + count)."""
+        found = (tap.within(low, low + count) for tap in self.window.taps(self.inputs))
+        return tuple(tap for tap in found if tap is not None)
+
+    @lru_cache(maxsize=4096)  # noqa: B019
+    def runs(self, low: int, count: int) -> tuple[Run, ...]:
+        """The same taps, joined."""
+        return tuple(runs(self.taps(low, count)))
+
+    @lru_cache(maxsize=4096)  # noqa: B019
+    def reads(self, low: int, count: int) -> Extent:
+        """The inputs that outputs [low, low + count) read; one input where they read none."""
+        taps = self.taps(low, count)
+        if not taps:
+            return Extent(0, 1)
+        first = min(tap.inp for tap in taps)
+        last = max(tap.inp + (tap.count - 1) * tap.inp_step for tap in taps)
+        return Extent(first, last - first + 1)
+
+    @lru_cache(maxsize=4096)  # noqa: B019
+    def most_read(self, tile: int) -> int:
+        """Inputs that the greediest tile of `tile` outputs reads."""
+        starts = range(0, self.outputs, tile)
+        return max(self.reads(low, min(tile, self.outputs - low)).count for low in starts)
+
+    def middle(self, tile: int) -> int:
+        """Where a tile from the middle of the axis starts."""
+        return (ceil_div(self.outputs, tile) - 1) // 2 * tile
+
+    @cached_property
+    def products(self) -> int:
+        """Pairs of an output and a tap that feeds it."""
+        return sum(tap.count for tap in self.window.taps(self.inputs))
+
+
+class ConvShape:
+    """A VtaConv node in VTA's terms."""
+
+    def __init__(self, layer: Layer, target: Target) -> None:
+        node = layer.node
+        self.x, weight, *_ = node.inputs
+        self.y = node.outputs[0]
+        self.x_shape = layer.types[self.x].shape
+        self.y_shape = layer.types[self.y].shape
+        self.in_layout: Layout = node.attrs["in_layout"]
+        self.out_layout: Layout = node.attrs["layout"]
+        self.weight = layer.constants[weight]
+        self.group = int(node.attrs["group"])
+        self.kernel = self.weight.shape[2:]
+        self.batches = ceil_div(self.x_shape[0], target.batch)
+        self.block = target.block_out
+        self.outputs = ceil_div(self.y_shape[1], target.block_out)
+        self.inputs = ceil_div(self.x_shape[1], target.block_in)
+        rows, columns = windows(node.attrs, self.kernel)
+        self.rows = Axis(rows, self.x_shape[2], self.y_shape[2])
+        self.columns = Axis(columns, self.x_shape[3], self.y_shape[3])
+        self.steps: tuple[tuple[Any, ...], ...] = tuple(
+            tuple(step) for step in node.attrs["epilogue"]
+        )
+        self.has_bias = self.steps[0][0] == "add"
+        self.bias: Array = (
+            layer.constants[node.inputs[self.steps[0][1]]]
+            if self.has_bias
+            else np.zeros(self.y_shape[1], np.int32)
+        )
+        kinds = [step[0] for step in self.steps[self.has_bias :]]
+        self.shift_vectors = kinds.count("shr_vector") + kinds.count("add")
+        self.residuals = [
+            (node.inputs[step[1]], step[2]) for step in self.steps if step[0] == "residual"
+        ]
+
+    @cached_property
+    def taps(self) -> int:
+        """Kernel elements."""
+        return int(np.prod(self.kernel))
+
+    @cached_property
+    def parts(self) -> tuple[Part, ...]:
+        """Plain and diagonal convolutions that make up the layer."""
+        if self.group == 1:
+            return (Part(Extent(0, self.outputs), Extent(0, self.inputs)),)
+        ranges = [self._reads(block) for block in range(self.outputs)]
+        if ranges == [(block, block + 1) for block in range(self.outputs)]:
+            every = Extent(0, self.outputs)
+            return (Part(every, every, diagonal=True),)
+        parts: list[Part] = []
+        for block, (low, high) in enumerate(ranges):
+            inputs = Extent(low, high - low)
+            if parts and parts[-1].inputs == inputs:
+                grown = Extent(parts[-1].outputs.start, parts[-1].outputs.count + 1)
+                parts[-1] = Part(grown, inputs)
+            else:
+                parts.append(Part(Extent(block, 1), inputs))
+        return tuple(parts)
+
+    @cached_property
+    def largest_part(self) -> Part:
+        """The part with the most weight tiles."""
+        return max(self.parts, key=lambda one: one.outputs.count * one.inputs.count)
+
+    @cached_property
+    def products(self) -> int:
+        """GEMM micro-ops of the layer, bias and residuals apart."""
+        tiles = sum(
+            one.outputs.count * (1 if one.diagonal else one.inputs.count) for one in self.parts
+        )
+        return tiles * self.batches * self.rows.products * self.columns.products
+
+    def _reads(self, block: int) -> tuple[int, int]:
+        """Input blocks [low, high) that an output block of a grouped layer reads."""
+        per_group = self.y_shape[1] // self.group
+        depth = self.weight.shape[1]
+        last_channel = min((block + 1) * self.block, self.y_shape[1]) - 1
+        first, last = block * self.block // per_group, last_channel // per_group
+        return first * depth // self.block, ceil_div((last + 1) * depth, self.block)
+
+    @cached_property
+    def weight_tiles(self) -> list[Array]:
+        """Per output block: int8[input blocks that it reads, kh, kw, BLOCK_OUT, BLOCK_IN]."""
+        tiles = []
+        per_group = self.y_shape[1] // self.group
+        depth, size = self.weight.shape[1], self.block
+        for part in self.parts:
+            for o in range(part.outputs.count):
+                block = part.outputs.start + o
+                first = part.inputs.start + (o if part.diagonal else 0)
+                count = 1 if part.diagonal else part.inputs.count
+                lanes = np.zeros((size, count * size, *self.kernel), np.int8)
+                for lane, channel in enumerate(
+                    range(block * size, min((block + 1) * size, self.y_shape[1]))
+                ):
+                    start = channel // per_group * depth - first * size
+                    lanes[lane, start : start + depth] = self.weight[channel]
+                split = lanes.reshape(size, count, size, *self.kernel)
+                tiles.append(np.ascontiguousarray(split.transpose(1, 3, 4, 0, 2)))
+        return tiles
