@@ -244,6 +244,7 @@ def _compare_options(parser: argparse.ArgumentParser) -> None:
     _add_compilation(parser)
     _add_data(parser)
     _add_limits(parser)
+    parser.set_defaults(output=None)
 
 
 def _inspect_options(parser: argparse.ArgumentParser) -> None:
@@ -269,32 +270,48 @@ def _selftest_options(parser: argparse.ArgumentParser) -> None:
 def _deploy(options: Options) -> int:
     """Everything at once: compile, run, compare."""
     _require_place(options.output, options.model)
-    recipe = _recipe(options)
-    compiled = _compiled(options, recipe)
+    recipe, inputs = _source(options)
+    feeds, labels = _test_data(options, recipe, inputs)
+    compiled = _compiled(options, recipe, inputs)
     if compiled is None:
         return FINE
+    from .evaluate import compare
+
+    with _progress(options, _count(feeds), "comparing") as progress:
+        comparison = compare(compiled, feeds, labels, progress=progress)
     if options.output:
         compiled.save(options.output)
-    return _compared(options, recipe, compiled)
+    return _judge(
+        options,
+        comparison,
+        compiled.artifact.manifest,
+        compiled.compile_seconds,
+        compiled.warnings,
+    )
 
 
 def _compile(options: Options) -> int:
     """Compile and write the artifact."""
     output = options.output or f"{Path(options.model).stem}.vta"
     _require_place(output, options.model)
-    recipe = _recipe(options)
-    compiled = _compiled(options, recipe)
+    recipe, inputs = _source(options)
+    feeds = _test_data(options, recipe, inputs)[0] if options.record_launches else {}
+    compiled = _compiled(options, recipe, inputs)
     if compiled is None:
         return FINE
-    compiled.save(output)
+    notes = [f"Written: {output}"]
     if options.record_launches:
-        _record(options, recipe, compiled)
+        from .runtime.replay import record
+
+        paths = record(compiled.artifact, feeds, options.record_launches)
+        notes += [f"Recorded: {path}" for path in paths]
+    compiled.save(output)
     found = report.model_report(
         compiled.artifact.manifest,
         compiled.artifact.target.name,
         compile_seconds=compiled.compile_seconds,
         warnings=compiled.warnings,
-        notes=[f"Written: {output}"],
+        notes=notes,
     )
     _emit(options, found, report.model_text(found))
     return FINE
@@ -320,7 +337,7 @@ def _run(options: Options) -> int:
             outputs,
             session.last_run,
             None if labels is None else accuracy(results[0], labels),
-            _device_notes(session.artifact.manifest, options.device),
+            _device_notes(session.target.to_json(), options.device),
         )
     if options.output:
         save_arrays(options.output, outputs)
@@ -330,15 +347,13 @@ def _run(options: Options) -> int:
 
 def _compare(options: Options) -> int:
     """Compare a model on the device with the float reference."""
-    recipe = _recipe(options)
     if options.artifact is None:
-        compiled = _compiled(options, recipe)
-        return FINE if compiled is None else _compared(options, recipe, compiled)
+        return _deploy(options)
     from .evaluate import compare_artifact
     from .runtime.session import InferenceSession
 
     with InferenceSession(options.artifact, target=options.target) as session:
-        feeds, labels = _test_data(options, recipe, session.get_inputs())
+        feeds, labels = _test_data(options, _recipe(options), session.get_inputs())
         with _progress(options, _count(feeds), "comparing") as progress:
             comparison = compare_artifact(
                 session, options.model, feeds, labels, progress=progress
@@ -409,14 +424,23 @@ def _recipe(options: Options) -> Recipe:
     return Recipe.load(options.recipe) if options.recipe else find_recipe(options.model)
 
 
-def _compiled(options: Options, recipe: Recipe) -> CompiledModel | None:
-    """The compiled model; None if the compiler was told to stop on the way."""
-    from .compiler import Stopped, compile, model_inputs
+def _source(options: Options) -> tuple[Recipe, tuple[TensorInfo, ...]]:
+    """The recipe and the inputs of the ONNX model."""
+    from .compiler import model_inputs
 
     if options.model.endswith(".vta"):
         raise UsageError(f"{options.model} is compiled already: deploy run {options.model}")
-    inputs = model_inputs(options.model)
+    recipe, inputs = _recipe(options), model_inputs(options.model)
     recipe.require_inputs(inputs)
+    return recipe, inputs
+
+
+def _compiled(
+    options: Options, recipe: Recipe, inputs: Sequence[TensorInfo]
+) -> CompiledModel | None:
+    """The compiled model; None if the compiler was told to stop on the way."""
+    from .compiler import Stopped, compile
+
     reference = options.calib or recipe.calibration
     calibration = load_feeds(reference, inputs, recipe.preprocessing) if reference else None
     with _progress(options, _count(calibration or {}), "calibrating") as progress:
@@ -514,34 +538,6 @@ def _count(feeds: Mapping[str, Array]) -> int:
     return len(next(iter(feeds.values()), ()))
 
 
-def _record(options: Options, recipe: Recipe, compiled: CompiledModel) -> None:
-    """Run the artifact once and write its launches."""
-    from .runtime.replay import record
-    from .runtime.session import InferenceSession
-
-    with InferenceSession(compiled.artifact) as session:
-        feeds, _ = _test_data(options, recipe, session.get_inputs())
-    for path in record(compiled.artifact, feeds, options.record_launches):
-        _say(f"recorded {path}")
-
-
-def _compared(options: Options, recipe: Recipe, compiled: CompiledModel) -> int:
-    """Run a compiled model, compare it with the CPU, print everything."""
-    from .evaluate import compare
-    from .runtime.session import inputs_of
-
-    feeds, labels = _test_data(options, recipe, inputs_of(compiled.artifact))
-    with _progress(options, _count(feeds), "comparing") as progress:
-        comparison = compare(compiled, feeds, labels, progress=progress)
-    return _judge(
-        options,
-        comparison,
-        compiled.artifact.manifest,
-        compiled.compile_seconds,
-        compiled.warnings,
-    )
-
-
 def _judge(
     options: Options,
     comparison: Comparison,
@@ -556,7 +552,7 @@ def _judge(
         comparison,
         compile_seconds,
         warnings,
-        _device_notes(manifest, "sim"),
+        _device_notes(manifest["target"], "sim"),
     )
     _emit(options, found, report.model_text(found))
     if options.json and not options.quiet:
@@ -569,9 +565,8 @@ def _judge(
     return FAILED if problems else FINE
 
 
-def _device_notes(manifest: Mapping[str, Any], device: str) -> list[str]:
+def _device_notes(target: Mapping[str, Any], device: str) -> list[str]:
     """Say so when a board's stream ran on the simulator."""
-    target = manifest["target"]
     if device != "sim" or target["design"] == "fsim":
         return []
     return [

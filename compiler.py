@@ -141,7 +141,7 @@ def compile(
     packing = partial(pack, batch=target.batch, block=target.block_in)
     stages = [Stage("quantise", quantising, QUANTISED), Stage("pack", packing, PACKED)]
     integer = run_passes(placed, stages, done)
-    lowered = lower(integer, target, options.schedules)
+    lowered = lower(integer, target, options.schedules, options.keep_intermediates)
     done("lower", "\n".join(str(one) for launch in lowered.launches for one in launch))
     assembled = program.assemble(
         target, lowered.launches, lowered.buffers, options.keep_intermediates

@@ -13,7 +13,7 @@ from ..graph.graph import Graph
 from ..graph.known import constants_known
 from ..ops.types import Array, type_of
 from .model_inputs import ModelInputs, model_inputs
-from .structure import naming_problems, node_names, order
+from .structure import is_text, naming_problems, node_names, order
 from .tensors import LARGEST, size_in_bytes, to_array, value_shape
 from .walk import Walk
 
@@ -45,6 +45,8 @@ def import_model(
     """
     if batch < 1:
         raise ModelError(source, [f"batch is {batch}, has to be at least 1"])
+    if not is_text(model):
+        raise ModelError(source, ["is no ONNX model, or a damaged one: a name is no UTF-8 text"])
     opset, problems = _opset(model)
     problems += naming_problems(model.graph)
     constants, bad = _initialisers(model.graph, folder)

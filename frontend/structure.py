@@ -7,12 +7,29 @@ from collections.abc import Collection, Sequence
 from heapq import heapify, heappop, heappush
 
 import onnx
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
+
+
+def is_text(message: Message) -> bool:
+    """Whether all strings in a protobuf message are UTF-8; protobuf hands others out as bytes."""
+    for field, value in message.ListFields():
+        if field.type == FieldDescriptor.TYPE_STRING:
+            texts = [value] if isinstance(value, (str, bytes)) else value
+            if any(isinstance(text, bytes) for text in texts):
+                return False
+        elif field.type == FieldDescriptor.TYPE_MESSAGE:
+            parts = [value] if isinstance(value, Message) else value
+            if not all(map(is_text, parts)):
+                return False
+    return True
 
 
 def label(node: onnx.NodeProto, name: str) -> str:
     """A node as problems name it: name, operator and, unless it is ONNX's own, domain."""
     domain = "" if node.domain in ("", "ai.onnx") else f"{node.domain}::"
-    return f"node {name!r} ({domain}{node.op_type})"
+    kind = f"{domain}{node.op_type}"
+    return f"node {name!r} ({kind if kind.isprintable() else repr(kind)})"
 
 
 def node_names(nodes: Sequence[onnx.NodeProto]) -> tuple[str, ...]:

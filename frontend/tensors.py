@@ -98,6 +98,6 @@ def value_shape(info: onnx.ValueInfoProto) -> tuple[str, tuple[int | str, ...] |
     return dtype, tuple(
         dim.dim_value
         if dim.WhichOneof("value") == "dim_value" and dim.dim_value >= 0
-        else dim.dim_param or "?"
+        else (dim.dim_param if dim.dim_param.isprintable() else "") or "?"
         for dim in tensor.shape.dim
     )

@@ -55,7 +55,7 @@ def _check_feeds(graph: Graph, feeds: Mapping[str, Array]) -> None:
     unknown = [name for name in feeds if name not in graph.inputs]
     if missing or unknown:
         raise FeedError(
-            f"inputs {', '.join(map(repr, feeds))} given, "
+            f"inputs {', '.join(map(repr, feeds)) or 'none'} given, "
             f"graph {graph.name!r} takes {', '.join(map(repr, graph.inputs))}"
         )
     for name, array in feeds.items():

@@ -111,9 +111,10 @@ class RandomNet:
     def dense(self, x: Signal, features: int) -> Signal:
         """Gemm whose bias takes the mean away and whose weights give a variance of one."""
         weight = self._normal(features, len(x.mean))
-        deviation = np.sqrt((weight * weight) @ x.spread)
+        # einsum converts in small pieces: a float64 copy of VGG's largest layer has 800 MB.
+        deviation = np.sqrt(np.einsum("oi,oi,i->o", weight, weight, x.spread))
         weight /= deviation.astype(np.float32)[:, None]
-        bias = -(weight @ x.mean).astype(np.float32)
+        bias = -np.einsum("oi,i->o", weight, x.mean).astype(np.float32)
         name = self.writer.gemm(x.name, weight, bias)
         return Signal(name, np.zeros(features), np.ones(features))
 

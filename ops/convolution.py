@@ -76,7 +76,8 @@ def _products(patch: Array, weight: Array, group: int) -> Array:
     outputs, depth = weight.shape
     if depth == 1:
         repeated = np.repeat(patch, outputs // channels, axis=1) if outputs != channels else patch
-        return np.asarray(repeated * weight.reshape(1, outputs, 1, 1))
+        scaled: Array = repeated * weight.reshape(1, outputs, 1, 1)
+        return scaled
     flat = np.ascontiguousarray(patch).reshape(count, group, channels // group, height * width)
     kernel = weight.reshape(group, outputs // group, depth)
     return np.matmul(kernel, flat).reshape(count, outputs, height, width)

@@ -71,13 +71,20 @@ class Nest:
 
 
 class FormCache(Generic[Form]):
-    """Forms by nest. `build` makes one from flat columns; `depths` bound the indices."""
+    """Forms by nest. `build` makes one from flat columns; `depths` bound the indices.
+
+    With `one_memory` dst and src index the same memory, so that they keep one base.
+    """
 
     def __init__(
-        self, build: Callable[[Indices, Indices, Indices], Form], depths: Bases
+        self,
+        build: Callable[[Indices, Indices, Indices], Form],
+        depths: Bases,
+        one_memory: bool = False,
     ) -> None:
         self._build = build
         self._depths = depths
+        self._one_memory = one_memory
         self._known: dict[Nest, tuple[Form, Bases]] = {}
         self._forms: dict[tuple[object, ...], Form] = {}
 
@@ -96,6 +103,8 @@ class FormCache(Generic[Form]):
             wrapped = [column % depth for column, depth in flat]
             return self._build(*wrapped), (0, 0, 0)
         low = nest.columns.min(axis=0)
+        if self._one_memory:
+            low[:2] = low[:2].min()
         moved = Nest(nest.columns - low, nest.extents, nest.factors)
         key = (moved.columns.tobytes(), moved.extents, moved.factors)
         if key not in self._forms:

@@ -82,7 +82,7 @@ class Planner:
         self._nests: dict[tuple[object, ...], Nest] = {}
         self._gemms = FormCache(GemmForm.build, (acc, inp, wgt))
         self._resets = FormCache(ResetForm.build, (acc, inp, wgt))
-        self._alus = FormCache(AluForm.build, (acc, acc, wgt))
+        self._alus = FormCache(AluForm.build, (acc, acc, wgt), one_memory=True)
         self._alus_in_place = FormCache(AluForm.build_in_place, (acc, acc, wgt))
 
     @property

@@ -94,7 +94,7 @@ class Recipe:
 
 def find_recipe(model: str | os.PathLike[str]) -> Recipe:
     """The recipe beside the model with the same stem, or an empty one."""
-    path = Path(model).with_suffix(".json")
+    path = Path(model).parent / f"{Path(model).stem}.json"
     return Recipe.load(path) if path.is_file() else Recipe()
 
 

@@ -61,7 +61,7 @@ class Weights:
         self._dram = dram
         self._address: Indices = np.full(depth, -1, np.int64)
         self._in_sram = np.zeros(depth, np.bool_)
-        self._known: dict[tuple[bytes, int], Matrix] = {}
+        self._known: dict[tuple[object, ...], Matrix] = {}
         self._float_bytes = 0
         self.per_image = False
         self.unwritten = False
@@ -83,7 +83,7 @@ class Weights:
         Without floats, SRAM is to be read, after `fills`.
         """
         addresses = self._address[block.wgt + base]
-        key = (addresses.tobytes(), addresses.shape[2])
+        key = (addresses.tobytes(), addresses.shape)
         if key in self._known:
             return self._known[key]
         size = 4 * addresses.size * self._shape[0] * self._shape[1]

@@ -44,7 +44,7 @@ class Block:
     """
 
     layout: Layout
-    shape: tuple[int, int, int, int]
+    shape: tuple[int, ...]
     n: int
     c: Extent
     h: Extent

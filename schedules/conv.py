@@ -287,8 +287,8 @@ def _input_cycles(
 ) -> int:
     """Cycles to load the input of a tile from the middle."""
     block = Block(
-        shape.in_layout,
-        shape.x_shape,
+        shape.x.layout,
+        shape.x.shape,
         0,
         Extent(0, need.tile_o if need.diagonal else min(schedule.tile_i, shape.inputs)),
         shape.rows.reads(shape.rows.middle(schedule.tile_h), schedule.tile_h),

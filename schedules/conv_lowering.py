@@ -18,6 +18,7 @@ from .blocks import Block, Extent
 from .conv_shape import ConvShape, Part
 from .emitter import Emitter, Slots, usable
 from .nests import arrange
+from .places import Place
 from .template import Layer
 from .tiling import cuts
 
@@ -157,14 +158,7 @@ class ConvLowering:
     def _tile(self, tile: Tile) -> None:
         """Load, multiply, finish and store one output tile."""
         out, shape = self.out, self.shape
-        block = Block(
-            shape.out_layout,
-            shape.y_shape,
-            tile.n,
-            Extent(tile.part.outputs.start + tile.o.start, tile.o.count),
-            tile.h,
-            tile.w,
-        )
+        block = self._result_block(tile, shape.y)
         acc = out.context(Memory.ACC, block.elements, self.acc_limit)
         out.reset(acc, Loop(block.elements, dst=1))
         for i, depth in self._reduction(tile.part):
@@ -175,7 +169,14 @@ class ConvLowering:
                 self._bias(tile, block, acc, wgt + tile.o.count * depth * shape.taps)
         self._finish(tile, block, acc)
         for rows in block.rows():
-            out.store(acc + rows.sram, shape.y, rows.dram, rows.size, rows.rows, rows.stride)
+            out.store(acc + rows.sram, shape.y.buffer, rows.dram, rows.size, rows.rows, rows.stride)
+
+    def _result_block(self, tile: Tile, place: Place) -> Block:
+        """The tile's part of the result, or of a residual that lies like it."""
+        start = place.channel + tile.part.outputs.start + tile.o.start
+        return Block(
+            place.layout, place.shape, tile.n, Extent(start, tile.o.count), tile.h, tile.w
+        )
 
     def _weight_tile(self, tile: Tile, i: int) -> int:
         key = tile.part.outputs.start + tile.o.start, i
@@ -190,18 +191,19 @@ class ConvLowering:
     def _input_tile(self, tile: Tile, i: int, depth: int) -> tuple[Block, int]:
         """The input block of a tile and its place in INP."""
         shape = self.shape
+        channels = tile.part.inputs_of(tile.o.start, tile.o.count, i, depth)
         block = Block(
-            shape.in_layout,
-            shape.x_shape,
+            shape.x.layout,
+            shape.x.shape,
             tile.n,
-            tile.part.inputs_of(tile.o.start, tile.o.count, i, depth),
+            Extent(shape.x.channel + channels.start, channels.count),
             shape.rows.reads(tile.h.start, tile.h.count),
             shape.columns.reads(tile.w.start, tile.w.count),
         )
         found = self.inp_slots.find(block)
         if found is None:
             found = self.inp_slots.take(block)
-            self._load_block(block, shape.x, found)
+            self._load_block(block, shape.x.buffer, found)
         return block, found
 
     def _load_block(self, block: Block, buffer: str, base: int) -> None:
@@ -282,15 +284,16 @@ class ConvLowering:
             self.shape.steps,
             self.schedule.bias,
             blocks,
-            lambda position, power: self._add_residual(position, power, block, acc),
+            lambda position, power: self._add_residual(position, power, tile, acc),
         )
 
-    def _add_residual(self, position: int, power: int, block: Block, acc: int) -> None:
+    def _add_residual(self, position: int, power: int, tile: Tile, acc: int) -> None:
         """ACC += residual . 2^power, through an identity weight tile."""
         assert self.residual_slots is not None
-        value = self.layer.node.inputs[position]
-        base = self.residual_slots.take((value, block))
-        self._load_block(block, value, base)
+        place = self.layer.places[self.layer.node.inputs[position]]
+        block = self._result_block(tile, place)
+        base = self.residual_slots.take((place.buffer, block))
+        self._load_block(block, place.buffer, base)
         size = self.shape.block
         identity = np.eye(size, dtype=np.int8) * np.int8(1 << power)
         wgt = self.out.resident(Memory.WGT, f"identity_{1 << power}", identity)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..backend.target import Target
-from ..ops.layout import Layout, ceil_div
+from ..ops.layout import ceil_div
 from ..ops.taps import Tap, Window, windows
 from ..ops.types import Array
 from .blocks import Extent
@@ -132,12 +132,10 @@ class ConvShape:
 
     def __init__(self, layer: Layer, target: Target) -> None:
         node = layer.node
-        self.x, weight, *_ = node.inputs
-        self.y = node.outputs[0]
-        self.x_shape = layer.types[self.x].shape
-        self.y_shape = layer.types[self.y].shape
-        self.in_layout: Layout = node.attrs["in_layout"]
-        self.out_layout: Layout = node.attrs["layout"]
+        data, weight, *_ = node.inputs
+        self.x, self.y = layer.places[data], layer.places[node.outputs[0]]
+        self.x_shape = layer.types[data].shape
+        self.y_shape = layer.types[node.outputs[0]].shape
         self.weight = layer.constants[weight]
         self.group = int(node.attrs["group"])
         self.kernel = self.weight.shape[2:]

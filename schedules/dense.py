@@ -240,26 +240,29 @@ def _cost(shape: _Shape, schedule: DenseSchedule, target: Target) -> Cost:
     outer = ceil_div(shape.n, n) * ceil_div(shape.o, o)
     inner = ceil_div(shape.i, i)
     parts = _partial_sums(n, o, shape.i, target)
-    weight = timing.load(target, Memory.WGT, 1, o * min(i, shape.i))
+    weight = timing.load(target, Memory.WGT, 1, o * i)
     if _input_resident(shape, schedule, target):
-        rows = timing.load(target, Memory.INP, 1, n * shape.i) * ceil_div(shape.n, n)
-        first = timing.load(target, Memory.INP, 1, n * shape.i) + weight
+        rows = timing.load(target, Memory.INP, 1, n * shape.i)
+        loads = outer * inner * weight + ceil_div(shape.n, n) * rows
     else:
-        rows = outer * inner * timing.load(target, Memory.INP, n, i)
-        first = timing.load(target, Memory.INP, n, i) + weight
-    loads = outer * inner * weight + rows
-    gemm = inner * timing.gemm(target, n * o * min(i, shape.i))
+        rows = timing.load(target, Memory.INP, *_joined(n, i, shape.i))
+        loads = outer * inner * (weight + rows)
+    product = timing.gemm(target, n * o * i)
     tail = epilogue.cycles(target, shape.steps, n, o, schedule.bias)
     tail += (parts > 1) * 2 * timing.alu(target, n * o * (parts // 2), immediate=False)
     images = n * parts * (schedule.bias == "init") + shape.vectors + (schedule.bias == "add")
     start = timing.load(target, Memory.ACC, 1, o * images) if images else 0
     if schedule.bias != "init":
         start += timing.gemm(target, n * o * parts)
-    compute = outer * (start + gemm + tail)
-    stores = outer * timing.store(target, n, o)
-    last = timing.gemm(target, n * o * min(i, shape.i)) + tail
-    total = max(loads + last, first + compute) + timing.store(target, n, o)
-    return Cost(loads, compute, stores, max(total, stores))
+    compute = outer * (start + inner * product + tail)
+    store = timing.store(target, *_joined(n, o, shape.o))
+    total = max(loads + product + tail, weight + rows + compute) + store
+    return Cost(loads, compute, outer * store, max(total, outer * store))
+
+
+def _joined(rows: int, size: int, pitch: int) -> tuple[int, int]:
+    """Rows and size of a transfer: rows that lie end to end in DRAM move as one."""
+    return (1, rows * size) if size == pitch else (rows, size)
 
 
 @dataclass(frozen=True)
@@ -294,7 +297,8 @@ class _Lowering:
         self.layer, self.schedule, self.out = layer, schedule, out
         self.shape = _Shape.of(layer)
         self.target = out.target
-        self.x, self.y = layer.node.inputs[0], layer.node.outputs[0]
+        self.x = layer.places[layer.node.inputs[0]]
+        self.y = layer.places[layer.node.outputs[0]]
         self.resident = _input_resident(self.shape, schedule, self.target)
         self.input_base = 0
         self.weights = out.constant("weight", Memory.WGT, self._weights_in_order())
@@ -338,7 +342,8 @@ class _Lowering:
             self._products(tile, i, depth)
         self._sum_parts(tile)
         epilogue.emit(out, shape.steps, bias, acc, tile.vectors, rows, columns)
-        out.store(acc, self.y, n * shape.o + o, columns, rows, shape.o)
+        start = n * self.y.row_stride + o
+        out.store(acc, self.y.buffer, start, columns, rows, self.y.row_stride)
 
     def _image(self, tile: _Tile) -> Array:
         """What one LOAD brings into ACC for an output tile, int32[k, BATCH, BLOCK_OUT]."""
@@ -384,15 +389,15 @@ class _Lowering:
 
     def _input(self, tile: _Tile, i: int, depth: int) -> tuple[int, int]:
         """First INP element of a reduction tile, loaded if it is not there, and its row pitch."""
-        out, width = self.out, self.shape.i
+        out, width, stride = self.out, self.shape.i, self.x.row_stride
+        start = self.x.row_start + tile.n * stride
         if not self.resident:
             src = out.context(Memory.INP, tile.rows * depth)
-            out.load(Memory.INP, src, self.x, tile.n * width + i, depth, tile.rows, width)
+            out.load(Memory.INP, src, self.x.buffer, start + i, depth, tile.rows, stride)
             return src, depth
         if tile.o == 0 and i == 0:
-            size = tile.rows * width
-            self.input_base = out.context(Memory.INP, size)
-            out.load(Memory.INP, self.input_base, self.x, tile.n * width, size)
+            base = self.input_base = out.context(Memory.INP, tile.rows * width)
+            out.load(Memory.INP, base, self.x.buffer, start, width, tile.rows, stride)
         return self.input_base + i, width
 
     def _sum_parts(self, tile: _Tile) -> None:

@@ -17,6 +17,7 @@ from ..errors import ScheduleError
 from ..graph.graph import Graph, Node
 from . import TEMPLATES
 from .emitter import Emitter
+from .places import Place, find_places
 from .template import Cost, Layer, Template
 
 
@@ -62,25 +63,36 @@ class _Parts:
     """What grows while the layers are emitted."""
 
     emitters: list[Emitter]
+    places: Mapping[str, Place]
     buffers: list[Buffer] = field(default_factory=list)
     layers: list[LayerPlan] = field(default_factory=list)
 
+    def add_buffer(self, buffer: Buffer) -> None:
+        """Add a constant buffer; one that launches share comes once."""
+        if all(one.name != buffer.name for one in self.buffers):
+            self.buffers.append(buffer)
+
 
 def lower(
-    graph: Graph, target: Target, overrides: Mapping[str, Mapping[str, Any]] | None = None
+    graph: Graph,
+    target: Target,
+    overrides: Mapping[str, Mapping[str, Any]] | None = None,
+    apart: bool = False,
 ) -> Lowered:
     """Choose a schedule for every device node and emit its commands.
 
-    `overrides` maps a node's name (or that of an ONNX node it came from) to schedule fields.
+    `overrides` maps a node's name (or that of an ONNX node it came from) to schedule fields;
+    `apart` gives every value a buffer of its own, so that each can be read back.
     Raises ScheduleError for an unknown name or an infeasible choice.
     """
     overrides = dict(overrides or {})
     stages = launch_stages(graph)
     device = [node for node in graph.nodes if node.device == "vta"]
-    parts = _Parts([])
+    places = find_places(graph, stages, apart)
+    parts = _Parts([], places)
     for _ in range(1 + max((stages[node.name] for node in device), default=-1)):
-        parts.emitters.append(Emitter(target, parts.buffers.append))
-    parts.buffers += _value_buffers(graph, device)
+        parts.emitters.append(Emitter(target, parts.add_buffer))
+    parts.buffers += _value_buffers(graph, device, places)
     known = {alias for node in device for alias in (node.name, *node.origin)}
     unknown = [name for name in overrides if name not in known]
     if unknown:
@@ -118,17 +130,18 @@ def launch_stages(graph: Graph) -> dict[str, int]:
     return stages
 
 
-def _value_buffers(graph: Graph, device: list[Node]) -> list[Buffer]:
-    """A buffer for every value that a device node reads or writes, constants apart."""
+def _value_buffers(
+    graph: Graph, device: list[Node], places: Mapping[str, Place]
+) -> list[Buffer]:
+    """A buffer for every value with a place of its own.
+
+    The host reads and writes whole buffers: a value that it shares has one.
+    """
     producers, consumers = graph.producers(), graph.consumers()
     buffers = []
-    values = dict.fromkeys(
-        value
-        for node in device
-        for value in (*node.inputs, *node.outputs)
-        if value and value not in graph.constants
-    )
-    for value in values:
+    for value, place in places.items():
+        if place.buffer != value:
+            continue
         made_here = value in producers and producers[value].device == "vta"
         read_by_host = any(node.device != "vta" for node in consumers.get(value, ()))
         kind = "activation"
@@ -150,7 +163,7 @@ def _emit_layer(
     parts: _Parts,
     launch: int,
 ) -> None:
-    layer = Layer.of(graph, node)
+    layer = Layer.of(graph, node, parts.places)
     template, cost, schedule = _choose(layer, target, wanted)
     out = parts.emitters[launch]
     before = len(out.commands)

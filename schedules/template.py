@@ -10,6 +10,7 @@ from ..backend.target import Target
 from ..graph.graph import Graph, Node
 from ..ops.types import Array, TensorType
 from .emitter import Emitter
+from .places import Place
 
 
 @dataclass(frozen=True)
@@ -17,20 +18,22 @@ class Layer:
     """One device node with everything a template may look at.
 
     `constants` holds the arrays of constant inputs in storage layout; `types` the types of all
-    inputs and outputs.
+    inputs and outputs; `places` says where activations lie.
     """
 
     node: Node
     types: Mapping[str, TensorType]
     constants: Mapping[str, Array]
+    places: Mapping[str, Place]
 
     @classmethod
-    def of(cls, graph: Graph, node: Node) -> Layer:
+    def of(cls, graph: Graph, node: Node, places: Mapping[str, Place]) -> Layer:
         names = (*node.inputs, *node.outputs)
         return cls(
             node,
             {name: graph.types[name] for name in names if name},
             {name: graph.constants[name] for name in names if name in graph.constants},
+            {name: places[name] for name in names if name in places},
         )
 
 

@@ -490,6 +490,24 @@ def test_bad_files(tmp_path: Path) -> None:
     assert refuse_file(path).startswith("has 2147483649 bytes, 2147483648 are the limit")
 
 
+def test_names_that_are_no_text(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    for name in (b"fully", b"fc.weight"):
+        model = build([node("MatMul", "x fc.weight", name="fully")], {"fc.weight": floats(6, 4)})
+        path.write_bytes(model.SerializeToString().replace(name, b"\xff" + name[1:]))
+        problem = "is no ONNX model, or a damaged one: a name is no UTF-8 text"
+        assert refuse_file(path) == problem
+
+
+def test_strange_names_stay_on_one_line() -> None:
+    model = build([node("Bad\nOp", "x")], inputs={"x": ("N", "a\nb", 3)})
+    assert problems_of(model) == (
+        "input 'x' has no fixed size on axis 1 (?); only axis 0, the batch, may be dynamic: "
+        "export the model with a fixed size there",
+        "node 'Bad\\nOp_0' ('Bad\\nOp'): operator is not supported; the host cannot run it either",
+    )
+
+
 def test_truncated_files(tmp_path: Path) -> None:
     whole = build([layer()], SQUARE).SerializeToString()
     path = tmp_path / "m.onnx"

@@ -674,12 +674,12 @@ def races(lines: list[Line]) -> bool:
             before[i] |= before[previous] | {previous}
         last[module(line)] = i
     touched = [accesses(line) for line in lines]
-    for i, (reads, writes) in enumerate(touched):
-        for k in range(i):
-            other_reads, other_writes = touched[k]
-            conflict = writes & other_writes or writes & other_reads or reads & other_writes
-            if conflict and k not in before[i] and module(lines[i]) != module(lines[k]):
-                return True
+    unordered = [(i, k) for i, known in enumerate(before) for k in range(i) if k not in known]
+    for later, earlier in unordered:
+        (reads, writes), (other_reads, other_writes) = touched[later], touched[earlier]
+        apart = writes.isdisjoint(other_writes) and writes.isdisjoint(other_reads)
+        if not (apart and reads.isdisjoint(other_writes)):
+            return True
     return False
 
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from vtaflow.backend.target import BUNDLED
 from vtaflow.models import BUILDERS
 
 if sys.version_info >= (3, 11):
@@ -105,10 +104,6 @@ def test_what_is_shipped_is_small() -> None:
 
 
 # --- explicit registries ----------------------------------------------------------------------
-
-
-def test_targets_are_the_files_of_backend_targets() -> None:
-    assert sorted(BUNDLED) == sorted(p.stem for p in (ROOT / "backend/targets").glob("*.json"))
 
 
 def test_passes_are_used() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from vtaflow import InferenceSession
 from vtaflow.backend.artifact import Artifact
 from vtaflow.backend.target import Target
-from vtaflow.errors import ArtifactError, DeviceError, FeedError
+from vtaflow.errors import ArtifactError, DeviceError, FeedError, VtaflowError
 from vtaflow.ops import operator
 from vtaflow.ops.types import TensorType
 from vtaflow.runtime.device import Bytes, LaunchResult
@@ -396,6 +397,43 @@ def test_a_step_that_breaks_its_own_type_is_a_bug(monkeypatch: pytest.MonkeyPatc
     )
     with pytest.raises(RuntimeError, match="Add made float64"):
         session.run(None, {"x": samples(1)})
+
+
+ODD_VALUES: list[Any] = [None, -1, 3, 1.5, "q", [], ["x"], [0, 2], {"float": "inf"}]
+
+
+def test_no_value_in_a_step_or_region_crashes_the_session() -> None:
+    """Whatever stands there, the session runs or says in one line why it does not."""
+    manifest, members = example()
+    accepted = refused = 0
+    for section in ("batch", "inputs", "outputs", "steps", "host_constants", "arena"):
+        for path in [[section, *rest] for rest in places(manifest[section])]:
+            for value in ODD_VALUES:
+                bad = deepcopy(manifest)
+                parent = bad
+                for key in path[:-1]:
+                    parent = parent[key]
+                parent[path[-1]] = value
+                try:
+                    session = InferenceSession(Artifact.create(bad, members))
+                    session.run(None, {"x": samples(2)})
+                except VtaflowError as error:
+                    assert "\n" not in str(error)
+                    refused += 1
+                else:
+                    accepted += 1
+    assert refused > 500
+    assert accepted > 20
+
+
+def places(value: Any) -> list[list[Any]]:
+    """Paths of everything inside a JSON value, itself included."""
+    pairs: Any = ()
+    if isinstance(value, dict):
+        pairs = value.items()
+    elif isinstance(value, list):
+        pairs = enumerate(value)
+    return [[], *([key, *rest] for key, item in pairs for rest in places(item))]
 
 
 # --- which host steps may be evaluated for many batches at once --------------------------------

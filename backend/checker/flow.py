@@ -16,7 +16,16 @@ from ..target import Target
 from .columns import COMPUTE, LOAD, STORE, Column, Columns, Mask
 from .fields import sram_elements
 from .findings import Report, Stop
-from .kernels import ALU_IMMEDIATE, ALU_REGISTER, GEMM, RESET, Kernel, Kernels, Shape
+from .kernels import (
+    ALU_IMMEDIATE,
+    ALU_REGISTER,
+    GEMM,
+    MEMO_ENTRIES,
+    RESET,
+    Kernel,
+    Kernels,
+    Shape,
+)
 from .memory_map import Candidates, MemoryMap
 from .order import Clocks, OpenRows
 from .rows import Rows, rows_of
@@ -100,12 +109,18 @@ class Flow:
         regions = self._read_dram(rows, Memory.ACC, COMPUTE, index)
         small = 0
         if regions and self._map.is_constant(regions) and not piece.rearranges[row]:
-            if rows not in self._small:
-                low, high = self._profile.shr_lane_min, self._profile.shr_lane_max
-                self._report.spend(index, 20 + rows.lines * rows.width // 256)
-                self._small[rows] = self._map.small_lanes(rows, low, high)
-            small = self._small[rows] << piece.sram[row]
+            small = self._small_lanes(rows, index) << piece.sram[row]
         self._sram.load_acc(piece.mask(row), small, index)
+
+    def _small_lanes(self, rows: Rows, index: int) -> int:
+        """The elements of constant `rows` that may serve as shift amounts, memoised."""
+        if rows not in self._small:
+            if len(self._small) >= MEMO_ENTRIES:
+                self._small.clear()
+            low, high = self._profile.shr_lane_min, self._profile.shr_lane_max
+            self._report.spend(index, 20 + rows.lines * rows.width // 256)
+            self._small[rows] = self._map.small_lanes(rows, low, high)
+        return self._small[rows]
 
     def _gemm(self, piece: _Piece, row: int) -> None:
         index, reset = piece.first + row, piece.reset[row] == 1
