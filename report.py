@@ -8,18 +8,30 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from math import isfinite
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from .runtime.comparison import Comparison, TensorComparison
 
 if TYPE_CHECKING:
-    from .runtime.replay import Replayed
-    from .runtime.selftest import TestResult
+    from .runtime.replay import Replay
     from .runtime.session import RunStatistics
 
 SCHEMA_VERSION = 1
 
 Json = dict[str, Any]
+
+
+class Tested(Protocol):
+    """The result of one program of the self-test."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def passed(self) -> bool: ...
+    @property
+    def counters(self) -> Mapping[str, int]: ...
+    @property
+    def estimated_cycles(self) -> int: ...
 
 
 def model_report(
@@ -296,7 +308,7 @@ def _step_rows(manifest: Mapping[str, Any]) -> list[tuple[object, ...]]:
     return rows
 
 
-def replay_report(files: Sequence[str], results: Sequence[Replayed]) -> Json:
+def replay_report(files: Sequence[str], results: Sequence[Replay]) -> Json:
     """What `deploy replay` found, a row for each file."""
     return {
         "schema_version": SCHEMA_VERSION,
@@ -321,7 +333,7 @@ def replay_text(report: Json) -> list[str]:
     return table(("file", "result"), rows)
 
 
-def tests_report(target: str, results: Sequence[TestResult]) -> Json:
+def tests_report(target: str, results: Sequence[Tested]) -> Json:
     """What `deploy selftest` found."""
     return {
         "schema_version": SCHEMA_VERSION,

@@ -24,13 +24,16 @@ class Seen:
     batched: Collection[str]
 
     def shape(self, index: int) -> tuple[int, ...]:
+        """Shape of an operand."""
         return self.types[self.node.inputs[index]].shape
 
     def has_batch(self, index: int) -> bool:
+        """Whether an operand is there and has the batch on axis 0."""
         return index < len(self.node.inputs) and self.node.inputs[index] in self.batched
 
     @property
     def result(self) -> tuple[int, ...]:
+        """Shape of the result."""
         return self.types[self.node.outputs[0]].shape
 
 

@@ -58,11 +58,8 @@ class Walk:
                 self._convert(proto, name, schema)
                 return
         except Unsupported as error:
-            host = (
-                "the host could run it"
-                if proto.op_type in _HOST - set(CONVERTERS)
-                else ("the host cannot run it either")
-            )
+            evaluated = proto.op_type in _HOST and proto.op_type not in CONVERTERS
+            host = "the host could run it" if evaluated else "the host cannot run it either"
             self.problems.append(f"{label(proto, name)}: {error}; {host}")
         except ValueError as error:
             self.problems.append(f"{label(proto, name)}: {error}")
@@ -86,7 +83,7 @@ class Walk:
             )
         if not all(proto.input[: schema.min_input]):
             raise ValueError("a required operand is absent")
-        if not any(proto.output):
+        if not any(proto.output[:1]):
             raise ValueError("makes no value")
         extra = [value for value in proto.output[1:] if value in self.used]
         if extra:

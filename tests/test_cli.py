@@ -9,7 +9,9 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -324,6 +326,63 @@ def test_inspect(deploy: Deploy) -> None:
     assert listing[-1].split()[1] == "FINISH"
     assert any("; first, middle" in line for line in listing)
     assert deploy("inspect", "net.vta", "--json").json["format"] == "vtaflow-artifact"
+
+
+def test_launches_are_recorded_and_replayed(deploy: Deploy) -> None:
+    found = deploy("compile", "net.onnx", "--record-launches", "deep/rec")
+    assert (found.code, found.err) == (0, "")
+    path = "deep/rec/net_run00.npz"
+    assert f"Recorded: {path}" in found.out
+    result = deploy("replay", path, path, "--json")
+    assert result.code == 0
+    assert [one["passed"] for one in result.json["launches"]] == [True, True]
+    assert result.json["launches"][0]["counters"].keys() == set(COUNTERS)
+    with np.load(path) as record:
+        changed = dict(record)
+    changed["post_data"][3] ^= 1
+    np.savez("wrong.npz", **changed)
+    result = deploy("replay", path, "wrong.npz")
+    assert result.code == 1
+    assert "FAILED: DRAM differs at address 0x" in result.out
+    refused(deploy("replay", "none.npz"), "none.npz")
+    refused(deploy("replay", "d.npz"), "d.npz", "recorded launch")
+
+
+@dataclass(frozen=True)
+class OneProgram:
+    """What a program of the self-test yields."""
+
+    name: str
+    passed: bool
+    counters: dict[str, int]
+    estimated_cycles: int
+
+
+def test_the_self_test(deploy: Deploy, monkeypatch: pytest.MonkeyPatch) -> None:
+    results = [OneProgram("blocked_matmul", True, {"gemm_counter": 4096}, 262144)]
+    asked: list[tuple[str, str]] = []
+
+    def selftest(target: str, device: str) -> list[OneProgram]:
+        asked.append((target, device))
+        return results
+
+    stub = SimpleNamespace(selftest=selftest)
+    monkeypatch.setitem(sys.modules, "vtaflow.runtime.selftest", stub)
+    found = deploy("selftest", "--target", "pynq", "--json")
+    assert (found.code, asked) == (0, [("pynq", "sim")])
+    assert found.json["tests"] == [
+        {
+            "name": "blocked_matmul",
+            "passed": True,
+            "counters": {"gemm_counter": 4096},
+            "estimated_cycles": 262144,
+        }
+    ]
+    results.append(OneProgram("shift", False, {"gemm_counter": 1}, 5))
+    found = deploy("selftest")
+    assert found.code == 1
+    assert "shift           FAILED" in found.out
+    assert "1 of 2 passed on target sim" in found.out
 
 
 def test_help_and_version(deploy: Deploy) -> None:

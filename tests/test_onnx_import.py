@@ -204,6 +204,12 @@ CASES: dict[str, Case] = {
     ),
     "gather": (OPSETS, [node("Gather", "x i", axis=2)], {"i": ints(2, 0)}, CUBE),
     "gather scalar": (OPSETS, [node("Gather", "x i", axis=1)], {"i": np.asarray(1)}, CUBE),
+    "embedding": (
+        OPSETS[3:],
+        [node("Cast", "x", "i", to=TensorProto.INT64), node("Gather", "t i")],
+        {"t": floats(9, 2)},
+        None,
+    ),
     "concat": (OPSETS, [node("Relu", "x", "h"), node("Concat", "x h x", axis=1)], {}, CUBE),
     "slice attributes": (
         OPSETS[:2],

@@ -375,7 +375,8 @@ def test_other_operands_stay() -> None:
     net.add("g", "BatchNormalization", "h m m m m", epsilon=1.0).add("k", "Softmax", "m", axes=(0,))
     net.add("m", "Reshape", "l", shape=(4,)).add("l", "Gather", "x one", axis=0)
     net.constant("one", np.int64(1))
-    graph = net.build(*"abcdefg")
+    net.dense("n", "x", 4, 1).add("p", "Mul", "n zero")
+    graph = net.build(*"abcdefgp")
     assert len(fold_batch_normalization(graph).nodes) == len(graph.nodes)
 
 

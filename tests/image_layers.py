@@ -1,0 +1,144 @@
+"""Random integer image layers for the tests of their templates."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from hypothesis import strategies as st
+
+from vtaflow.backend.target import Target
+from vtaflow.graph.graph import Graph, Node
+from vtaflow.ops.convolution import output_shape
+from vtaflow.ops.layout import Layout
+from vtaflow.ops.taps import windows
+from vtaflow.ops.types import Array, TensorType
+
+ORIGIN = ("Conv_0", "Relu_1")
+
+
+@dataclass(frozen=True)
+class ConvCase:
+    """One VtaConv: x (n, channels, h, w) times weights, bias, shifts, perhaps a residual, a clip."""
+
+    n: int = 1
+    channels: int = 16
+    outputs: int = 16
+    size: tuple[int, int] = (8, 8)
+    kernel: tuple[int, int] = (3, 3)
+    strides: tuple[int, int] = (1, 1)
+    pads: tuple[int, int, int, int] = (1, 1, 1, 1)
+    dilations: tuple[int, int] = (1, 1)
+    group: int = 1
+    transposed: bool = False
+    output_padding: tuple[int, int] = (0, 0)
+    bias: int = 100_000
+    vector: bool = True
+    residual: int | None = None
+    order: str = "NCHW"
+    seed: int = 0
+
+    def attrs(self) -> dict[str, Any]:
+        return {
+            "strides": self.strides,
+            "pads": self.pads,
+            "dilations": self.dilations,
+            "group": self.group,
+            "transposed": self.transposed,
+            "output_padding": self.output_padding,
+        }
+
+    def result(self) -> tuple[int, int, int, int]:
+        """Shape of the result; ValueError if the kernel does not fit."""
+        x = (self.n, self.channels, *self.size)
+        return output_shape(x, self.outputs, windows(self.attrs(), self.kernel))
+
+    def graph(self, target: Target) -> Graph:
+        """The packed layer as a graph of one node."""
+        layout = Layout(self.order, target.batch, target.block_in)
+        random = np.random.default_rng(self.seed)
+        shape = (self.outputs, self.channels // self.group, *self.kernel)
+        constants: dict[str, Array] = {"w": random.integers(-128, 128, shape, np.int8)}
+        x = TensorType((self.n, self.channels, *self.size), "int8", layout, 0.5)
+        kinds = {"x": x}
+        inputs, steps = ["x", "w"], []
+        if self.bias:
+            steps.append(("add", len(inputs)))
+            inputs.append("b")
+            limit = self.bias
+            constants["b"] = random.integers(-limit, limit + 1, self.outputs).astype(np.int32)
+        if self.vector:
+            steps.append(("shr_vector", len(inputs)))
+            inputs.append("k")
+            constants["k"] = random.integers(4, 12, self.outputs).astype(np.int32)
+        else:
+            steps.append(("shr", 9))
+        if self.residual is not None:
+            steps.append(("residual", len(inputs), self.residual))
+            inputs.append("r")
+            kinds["r"] = TensorType(self.result(), "int8", layout, 0.5)
+            steps.append(("shr", 1))
+        epilogue = (*steps, ("max", -20), ("min", 120))
+        attrs = {
+            **self.attrs(),
+            "epilogue": epilogue,
+            "scale": 0.5,
+            "layout": layout,
+            "in_layout": layout,
+        }
+        node = Node("conv", "VtaConv", tuple(inputs), ("y",), attrs, ORIGIN, "vta")
+        return Graph.build("case", kinds, ["y"], [node], constants)
+
+
+def feeds_of(graph: Graph, seed: int = 1) -> dict[str, Array]:
+    """Random packed int8 inputs, zero in the padding lanes."""
+    random = np.random.default_rng(seed)
+    return {
+        name: graph.types[name].layout.pack(
+            random.integers(-128, 128, graph.types[name].shape, np.int8)
+        )
+        for name in graph.inputs
+    }
+
+
+@st.composite
+def conv_cases(draw: st.DrawFn) -> ConvCase:
+    """Any convolution whose kernel fits its input."""
+    kind = draw(st.sampled_from(("plain", "depthwise", "multiplier", "grouped")))
+    small, pair = st.integers(1, 3), lambda most: st.tuples(*[st.integers(1, most)] * 2)
+    channels, outputs, group = draw(st.integers(1, 50)), draw(st.integers(1, 50)), 1
+    if kind == "depthwise":
+        outputs = group = channels
+    elif kind == "multiplier":
+        group, outputs = channels, channels * draw(small)
+    elif kind == "grouped":
+        group = draw(st.integers(2, 4))
+        channels, outputs = group * draw(st.integers(1, 20)), group * draw(st.integers(1, 20))
+    transposed = draw(st.booleans())
+    strides = draw(pair(3))
+    case = ConvCase(
+        n=draw(small),
+        channels=channels,
+        outputs=outputs,
+        size=draw(st.tuples(*[st.integers(3, 18)] * 2)),
+        kernel=draw(pair(5)),
+        strides=strides,
+        pads=draw(st.tuples(*[st.integers(0, 2)] * 4)),
+        dilations=draw(pair(2)),
+        group=group,
+        transposed=transposed,
+        output_padding=tuple(draw(st.integers(0, step - 1)) for step in strides)  # type: ignore[arg-type]
+        if transposed
+        else (0, 0),
+        bias=draw(st.sampled_from((0, 1000, 200_000, 1 << 30))),
+        vector=draw(st.booleans()),
+        residual=draw(st.sampled_from((None, None, 0, 3))),
+        order=draw(st.sampled_from(("NCHW", "NHCW", "NHWC"))),
+        seed=draw(st.integers(0, 1000)),
+    )
+    try:
+        case.result()
+    except ValueError:
+        return replace(case, kernel=(1, 1), dilations=(1, 1), pads=(0, 0, 0, 0))
+    return case
