@@ -27,11 +27,13 @@ class Tested(Protocol):
     @property
     def name(self) -> str: ...
     @property
-    def passed(self) -> bool: ...
+    def passed(self) -> bool | None: ...
     @property
     def counters(self) -> Mapping[str, int]: ...
     @property
     def estimated_cycles(self) -> int: ...
+    @property
+    def detail(self) -> str: ...
 
 
 def model_report(
@@ -344,6 +346,7 @@ def tests_report(target: str, results: Sequence[Tested]) -> Json:
                 "passed": one.passed,
                 "counters": dict(one.counters),
                 "estimated_cycles": one.estimated_cycles,
+                "detail": one.detail,
             }
             for one in results
         ],
@@ -352,17 +355,20 @@ def tests_report(target: str, results: Sequence[Tested]) -> Json:
 
 def tests_text(report: Json) -> list[str]:
     """The lines of a self-test's report."""
+    words = {True: "ok", False: "FAILED", None: "not run"}
+    tests = report["tests"]
+    names = list(dict.fromkeys(name for one in tests for name in one["counters"]))
     rows = [
-        (one["name"], "ok" if one["passed"] else "FAILED", one["estimated_cycles"],
-         *one["counters"].values())
-        for one in report["tests"]
+        (one["name"], words[one["passed"]], one["estimated_cycles"],
+         *(one["counters"].get(name, "-") for name in names))
+        for one in tests
     ]
-    names = list(report["tests"][0]["counters"]) if report["tests"] else []
-    failed = sum(not one["passed"] for one in report["tests"])
+    passed = sum(one["passed"] is True for one in tests)
     return [
         *table(("test", "result", "est. cycles", *names), rows),
         "",
-        f"{len(rows) - failed} of {len(rows)} passed on target {report['target']}",
+        *(f"{one['name']}: {one['detail']}" for one in tests if one["detail"]),
+        f"{passed} of {len(rows)} passed on target {report['target']}",
     ]
 
 

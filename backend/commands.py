@@ -77,6 +77,11 @@ class Load:
     pads: tuple[int, int, int, int] = (0, 0, 0, 0)
     origin: tuple[str, ...] = ()
 
+    def __str__(self) -> str:
+        pads = f" pads {self.pads}" if any(self.pads) else ""
+        rows = _rows(self.rows, self.size, self.stride)
+        return f"LOAD {self.memory.name}[{self.sram}] <- {self.buffer}[{self.offset}] {rows}{pads}"
+
 
 @dataclass(frozen=True)
 class Store:
@@ -89,6 +94,10 @@ class Store:
     rows: int = 1
     stride: int = 0
     origin: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        rows = _rows(self.rows, self.size, self.stride)
+        return f"STORE OUT[{self.sram}] -> {self.buffer}[{self.offset}] {rows}"
 
 
 @dataclass(frozen=True)
@@ -106,6 +115,13 @@ class Gemm:
     reset: bool = False
     origin: tuple[str, ...] = ()
 
+    def __str__(self) -> str:
+        if self.reset:
+            return f"GEMM ACC[{self.dst}] = 0{_loops(self.loops)}"
+        return (
+            f"GEMM ACC[{self.dst}] += INP[{self.src}] . WGT[{self.wgt}]{_loops(self.loops)}"
+        )
+
 
 @dataclass(frozen=True)
 class Alu:
@@ -121,5 +137,24 @@ class Alu:
     src: int = 0
     origin: tuple[str, ...] = ()
 
+    def __str__(self) -> str:
+        operand = f"ACC[{self.src}]" if self.imm is None else str(self.imm)
+        return f"ALU {self.op.name} ACC[{self.dst}], {operand}{_loops(self.loops)}"
+
 
 Command = Load | Store | Gemm | Alu
+
+
+def _rows(rows: int, size: int, stride: int) -> str:
+    return f"{size} elements" if rows == 1 else f"{rows} rows of {size}, {stride} apart"
+
+
+def _loops(loops: tuple[Loop, ...]) -> str:
+    """Loops with more than one trip, and the steps that they take."""
+    texts = []
+    for loop in loops:
+        steps = (("dst", loop.dst), ("src", loop.src), ("wgt", loop.wgt))
+        if loop.extent > 1:
+            moved = " ".join(f"{name}+{step}" for name, step in steps if step)
+            texts.append(f" x{loop.extent}({moved})")
+    return "".join(texts)

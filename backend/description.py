@@ -204,6 +204,7 @@ def parse(mapping: object) -> tuple[dict[str, Any], list[str]]:
         "part": _part,
         **{k.key: k.parse for k in OPTIONAL_INTEGERS},
         "registers": _registers,
+        "base_registers": _flag,
         "timing": _timing,
     }
     parsers = {**required, **optional}
@@ -293,6 +294,12 @@ def _block(value: object) -> str:
     if value not in ("fetch", "load", "compute", "store", "vcr"):
         raise Invalid(f"has block {show(value)}; blocks are fetch, load, compute, store, vcr")
     return str(value)
+
+
+def _flag(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise Invalid(f"is {show(value)}; it must be true or false")
+    return value
 
 
 def _address(value: object) -> int:

@@ -44,7 +44,8 @@ class Target:
     the device name ("" for a simulator); `bus_bits` the width of the memory port; `dram_bytes`
     bounds the arena of a program; `acc_dep_distance` is the distance in micro-ops that compiled
     code keeps between two uses of one accumulator; `register_map` pairs a hardware block with
-    the byte address of its registers.
+    the byte address of its registers. `base_registers` says that the hardware was seen to add its
+    data base registers to every address, so that a driver may use them.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Target:
     acc_dep_distance: int
     register_map: tuple[tuple[str, int], ...]
     timing: Timing
+    base_registers: bool = False
 
     def __post_init__(self) -> None:
         problems = list(_range_problems(self)) or list(_limit_problems(self))
@@ -105,6 +107,7 @@ class Target:
             "part": self.part,
             **{k.key: getattr(self, k.field) for k in OPTIONAL_INTEGERS},
             "registers": {block: f"0x{base:08X}" for block, base in self.register_map},
+            "base_registers": self.base_registers,
             "timing": {name: getattr(self.timing, name) for name in TIMING},
         }
 

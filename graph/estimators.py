@@ -74,12 +74,22 @@ def mse(seen: Histogram) -> float:
     used = seen.counts > 0
     centres, counts = seen.centres[used], seen.counts[used].astype(np.float64)
     limits = seen.peak * np.exp2(-np.arange(160) / 32)
-    errors = np.empty(len(limits))
-    for place, limit in enumerate(limits):
-        step = limit / _STEPS
-        quantised = np.minimum(np.rint(centres / step), _STEPS) * step
-        errors[place] = counts @ (centres - quantised) ** 2
-    return float(limits[errors.argmin()])
+    errors = [_noise(centres, counts, float(limit)) for limit in limits]
+    return float(limits[np.argmin(errors)])
+
+
+def relative_noise(seen: Histogram, limit: float) -> float:
+    """The power of what rounding and clipping at `limit` add, over the power of the values."""
+    used = seen.counts > 0
+    centres, counts = seen.centres[used], seen.counts[used].astype(np.float64)
+    power = counts @ centres**2
+    return float(_noise(centres, counts, limit) / power) if power else 0.0
+
+
+def _noise(centres: Array, counts: Array, limit: float) -> float:
+    step = limit / _STEPS
+    quantised = np.minimum(np.rint(centres / step), _STEPS) * step
+    return float(counts @ (centres - quantised) ** 2)
 
 
 def entropy(seen: Histogram) -> float:

@@ -52,7 +52,9 @@ def _value(value: Any) -> str:
     if isinstance(value, (tuple, list)):
         return "(" + ", ".join(map(_value, value)) + ")"
     if isinstance(value, np.generic):  # NumPy 2 would print np.float32(1.0), NumPy 1 prints 1.0
-        return repr(value.item())
+        value = value.item()
+    if isinstance(value, float):
+        return f"{value:.6g}"  # the last digits depend on the machine's arithmetic library
     return str(value) if not isinstance(value, str) else repr(value)
 
 

@@ -4,11 +4,17 @@ With input scale Sx and output scale Sy, the weights of output channel c have th
 Sy * 2^-k[c] / Sx, so that the accumulator is the output times 2^k[c] and a right shift by k[c]
 brings it home. This module chooses the shifts and puts weights, biases and bounds on that grid.
 It works on weights of any rank with the output channels on axis 0.
+
+A residual joins at a scale that is the output's times a power of two. A coarser one is shifted
+up after the right shift. Beside a finer one the accumulator keeps as many fractional bits as that
+takes: it is shifted by k[c] less those, the residual is added, and the rest follows. Floors of
+floors are floors of the whole, so that one rounding term for k[c] rounds the sum half-up.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import isclose, log2
 
 import numpy as np
 
@@ -21,12 +27,36 @@ _MOST_SHIFTS = 2 * MAX_SHIFT  # the register form and the immediate one after it
 
 
 @dataclass(frozen=True)
+class Meeting:
+    """How a residual meets the output: its scale is the output's * 2^(shift - fraction).
+
+    Of `shift` and `fraction` one is 0.
+    """
+
+    shift: int = 0
+    fraction: int = 0
+
+    @classmethod
+    def of(cls, residual_scale: float, out_scale: float) -> Meeting | None:
+        """The one that fits the scales; None where they are no power of two apart."""
+        power = round(log2(residual_scale / out_scale))
+        if not isclose(out_scale * 2.0**power, residual_scale, rel_tol=1e-9):
+            return None
+        return cls(max(power, 0), max(-power, 0))
+
+
+ALONE = Meeting()
+"""What a layer without a residual has in its place."""
+
+
+@dataclass(frozen=True)
 class ShiftGrid:
     """Scales of a layer's input and output, and the right shift of every output channel."""
 
     in_scale: float
     out_scale: float
     shifts: Array  # int64 (O,)
+    meeting: Meeting = ALONE
 
     @property
     def accumulator_scales(self) -> Array:
@@ -66,16 +96,27 @@ class IntegerLayer:
     bias: Array
     low: int
     high: int
+    residual: bool = False
 
     @classmethod
     def of(
-        cls, grid: ShiftGrid, weight: Array, bias: Array, low: float | None, high: float | None
+        cls,
+        grid: ShiftGrid,
+        weight: Array,
+        bias: Array,
+        low: float | None,
+        high: float | None,
+        residual: bool = False,
     ) -> IntegerLayer:
-        """From real weights, biases and bounds; a bound that is None does not limit."""
+        """From real weights, biases and bounds; a bound that is None does not limit.
+
+        `residual` says that one is added as the grid's meeting has it.
+        """
         least = LOWEST if low is None else grid.step(low)
         most = HIGHEST if high is None else grid.step(high)
         least = min(least, most)  # where bounds cross, ONNX's Clip gives the upper one
-        return cls(grid, grid.weights(weight), bias.astype(np.float64), least, most)
+        weights = grid.weights(weight)
+        return cls(grid, weights, bias.astype(np.float64), least, most, residual)
 
     @property
     def saturated(self) -> Array:
@@ -89,7 +130,8 @@ class IntegerLayer:
     def epilogue(self, first: int) -> tuple[tuple[Step, ...], dict[str, Array]]:
         """The epilogue's steps, and the vectors that they read as inputs `first` and on.
 
-        A bias of zeros is left out, and so is a shift by 0; equal shifts are an immediate.
+        A residual is the input after the vectors. A bias of zeros is left out, and so is a shift
+        by 0; equal shifts are an immediate.
         """
         steps: list[Step] = []
         vectors: dict[str, Array] = {}
@@ -97,8 +139,10 @@ class IntegerLayer:
         if biases.any():
             steps.append(("add", first))
             vectors["bias.int32"] = biases
-        shared = _shared_part(self.grid.shifts)
-        rest = self.grid.shifts - shared
+        meeting = self.grid.meeting
+        shifts = self.grid.shifts - meeting.fraction
+        shared = _shared_part(shifts)
+        rest = shifts - shared
         if rest.min() < rest.max():
             steps.append(("shr_vector", first + len(vectors)))
             vectors["shift.int32"] = rest.astype(np.int32)
@@ -106,12 +150,22 @@ class IntegerLayer:
             steps.append(("shr", int(rest[0])))
         if shared:
             steps.append(("shr", shared))
+        if self.residual:
+            steps.append(("residual", first + len(vectors), meeting.shift))
+        if meeting.fraction:
+            steps.append(("shr", meeting.fraction))
         return (*steps, ("max", self.low), ("min", self.high)), vectors
 
-    def output(self, products: Array) -> Array:
-        """int32 products (N, channels, ...) -> the layer's int8 output."""
+    def output(self, products: Array, residual: Array | None = None) -> Array:
+        """int32 products (N, channels, ...) -> the layer's int8 output.
+
+        `residual` is int8 of the same shape, for a layer that adds one.
+        """
         steps, vectors = self.epilogue(0)
-        return apply(products, steps, list(vectors.values()))
+        operands = [*vectors.values()]
+        if residual is not None:
+            operands.append(residual)
+        return apply(products, steps, operands)
 
 
 def output_scale(weight: Array, in_scale: float, wanted: float) -> float:
@@ -120,20 +174,36 @@ def output_scale(weight: Array, in_scale: float, wanted: float) -> float:
     return max(wanted, in_scale * peak / WEIGHT_LIMIT)
 
 
-def choose(weight: Array, bias: Array, in_scale: float, out_scale: float) -> ShiftGrid:
+def choose(
+    weight: Array, bias: Array, in_scale: float, out_scale: float, meeting: Meeting = ALONE
+) -> ShiftGrid:
     """The largest shifts that the weights, the biases and the hardware allow.
 
     One vector of shifts reaches 0..15. Where every channel allows more, all of them share a
     second shift. Channels whose weights are all zero take the greatest shift of the others.
+    `meeting` may not keep more fractional bits than `room_for_fraction`.
     """
-    peaks = np.abs(weight.reshape(weight.shape[0], -1)).max(axis=1, initial=0.0)
-    by_weight = _whole_log2(WEIGHT_LIMIT * out_scale, in_scale * peaks.astype(np.float64))
+    by_weight, live = _shifts_by_weight(weight, in_scale, out_scale)
     by_bias = _whole_log2(_BIAS_LIMIT * out_scale, np.abs(bias.astype(np.float64)))
-    most = np.maximum(np.minimum(by_weight, by_bias), 0)
-    live = peaks > 0
-    most[~live] = np.minimum(most[~live], most[live].max(initial=0))
-    shifts = np.minimum(most, _shared_part(most) + MAX_SHIFT)
-    return ShiftGrid(in_scale, out_scale, shifts)
+    most = np.maximum(np.minimum(by_weight, by_bias), meeting.fraction)
+    most[~live] = np.minimum(most[~live], most[live].max(initial=meeting.fraction))
+    first = most - meeting.fraction
+    shifts = np.minimum(first, _shared_part(first) + MAX_SHIFT) + meeting.fraction
+    return ShiftGrid(in_scale, out_scale, shifts, meeting)
+
+
+def room_for_fraction(weight: Array, in_scale: float, out_scale: float) -> int:
+    """The fractional bits that a layer can keep beside a finer residual: its least shift."""
+    by_weight, live = _shifts_by_weight(weight, in_scale, out_scale)
+    return int(min(by_weight[live].min(initial=MAX_SHIFT), MAX_SHIFT))
+
+
+def _shifts_by_weight(
+    weight: Array, in_scale: float, out_scale: float
+) -> tuple[Array, Array]:
+    """The shift that brings each channel's largest weight to 64..127, and which have a weight."""
+    peaks = np.abs(weight.reshape(weight.shape[0], -1)).max(axis=1, initial=0.0)
+    return _whole_log2(WEIGHT_LIMIT * out_scale, in_scale * peaks.astype(np.float64)), peaks > 0
 
 
 def _shared_part(shifts: Array) -> int:

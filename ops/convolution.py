@@ -1,4 +1,8 @@
-"""The arithmetic of two-dimensional convolutions, tap by tap, for floats and exact integers."""
+"""The arithmetic of two-dimensional convolutions, for floats and exact integers.
+
+Three ways lead to the same sums: tap by tap (depthwise, and transposed with strides), and as a
+matrix product with the patches of one sample, in pieces that stay in a cache.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +13,13 @@ import numpy as np
 from .taps import Tap, Window
 from .types import Array
 
-EXACT_PRODUCTS = 1024
-"""Sums of up to this many int8 products are exact in float32: 1024 * 2^14 = 2^24."""
+Taps = Sequence[tuple[Tap, Tap]]
+
+_EXACT_SUM = 2**24
+"""float32 holds every integer up to here, so that sums within it are exact in any order."""
+
+_PATCH_ELEMENTS = 2**18
+_CHANNEL_ELEMENTS = 2**16
 
 
 def output_shape(
@@ -29,7 +38,7 @@ def convolve(x: Array, weight: Array, windows: Sequence[Window], group: int = 1)
     The result has x's dtype, float32 or float64. Padding counts as zero.
     """
     out = np.zeros(output_shape(x.shape, weight.shape[0], windows), x.dtype)
-    _add_taps(out, x, weight, taps_of(x.shape, windows), group)
+    _add_products(out, x, weight, taps_of(x.shape, windows), group)
     return out
 
 
@@ -37,20 +46,16 @@ def convolve_integers(
     x: Array, weight: Array, windows: Sequence[Window], group: int = 1
 ) -> Array:
     """The same for int8 operands: int32, exact, wrapping."""
-    depth = weight.shape[1]
-    shape = output_shape(x.shape, weight.shape[0], windows)
-    taps = taps_of(x.shape, windows)
-    if depth > EXACT_PRODUCTS:
-        total = np.zeros(shape, np.float64)
-        _add_taps(total, x.astype(np.float64), weight.astype(np.float64), taps, group)
-        return total.astype(np.int64).astype(np.int32)
-    data, kernel = x.astype(np.float32), weight.astype(np.float32)
-    at_once = EXACT_PRODUCTS // depth
-    out = np.zeros(shape, np.int32)
-    for start in range(0, len(taps), at_once):
-        part = np.zeros(shape, np.float32)
-        _add_taps(part, data, kernel, taps[start : start + at_once], group)
-        out += part.astype(np.int32)
+    out = np.zeros(output_shape(x.shape, weight.shape[0], windows), np.int32)
+    parts = _exact_parts(weight, taps_of(x.shape, windows))
+    if parts is None:
+        wide = np.zeros(out.shape, np.float64)
+        _add_products(
+            wide, x, weight.astype(np.float64), taps_of(x.shape, windows), group
+        )
+        return wide.astype(np.int64).astype(np.int32)
+    for part in parts:
+        _add_products(out, x, weight.astype(np.float32), part, group)
     return out
 
 
@@ -61,13 +66,94 @@ def taps_of(x: tuple[int, ...], windows: Sequence[Window]) -> list[tuple[Tap, Ta
     ]
 
 
-def _add_taps(
-    out: Array, x: Array, weight: Array, taps: Sequence[tuple[Tap, Tap]], group: int
-) -> None:
+def _exact_parts(weight: Array, taps: Taps) -> list[Taps] | None:
+    """The taps in parts whose products with int8 sum up exactly in float32, if there are such."""
+    sums = 128.0 * np.abs(weight.astype(np.float64)).sum(axis=1)
+    parts: list[list[tuple[Tap, Tap]]] = [[]]
+    total = np.zeros(len(weight))
     for row, column in taps:
-        patch = x[:, :, row.inp_slice, column.inp_slice]
+        one = sums[:, row.kernel, column.kernel]
+        if one.max() > _EXACT_SUM:
+            return None
+        total = total + one
+        if total.max() > _EXACT_SUM:
+            parts.append([])
+            total = one
+        parts[-1].append((row, column))
+    return list(parts)
+
+
+def _add_products(out: Array, x: Array, weight: Array, taps: Taps, group: int) -> None:
+    """out += products of x with a weight in floats; x and out may be integers.
+
+    The arithmetic is that of the weight's dtype.
+    """
+    positions = out.shape[2] * out.shape[3]
+    if any(tap.out_step > 1 for pair in taps for tap in pair):
+        _add_taps(out, x, weight, taps, group)
+    elif weight.shape[1] == 1 and positions >= len(taps):
+        _add_depthwise(out, x, weight, taps, group)
+    elif taps:
+        _add_patches(out, x, weight, taps, group)
+
+
+def _add_patches(out: Array, x: Array, weight: Array, taps: Taps, group: int) -> None:
+    """One matrix product a sample and run of output rows, with a column of taps a position."""
+    outputs, height, width = out.shape[1:]
+    channels = x.shape[1]
+    kernel = np.stack([weight[:, :, row.kernel, column.kernel] for row, column in taps], axis=-1)
+    kernel = np.ascontiguousarray(kernel).reshape(group, outputs // group, -1)
+    at_once = max(1, min(height, _PATCH_ELEMENTS // (channels * len(taps) * width)))
+    for low in range(0, height, at_once):
+        high = min(height, low + at_once)
+        parts = _within(taps, low, high)
+        patches = np.zeros((channels, len(taps), high - low, width), weight.dtype)
+        columns = patches.reshape(group, -1, (high - low) * width)
+        for sample, result in zip(x, out, strict=True):
+            for place, rows, row, column in parts:
+                patches[:, place, rows, column.out_slice] = sample[
+                    :, row.inp_slice, column.inp_slice
+                ]
+            products = np.matmul(kernel, columns).reshape(outputs, high - low, width)
+            result[:, low:high] += products.astype(out.dtype, copy=False)
+
+
+def _within(taps: Taps, low: int, high: int) -> list[tuple[int, slice, Tap, Tap]]:
+    """The parts of taps on output rows [low, high): place in the list, rows from low, taps."""
+    found = []
+    for place, (row, column) in enumerate(taps):
+        part = row.within(low, high)
+        if part is not None:
+            rows = slice(part.out_slice.start - low, part.out_slice.stop - low)
+            found.append((place, rows, part, column))
+    return found
+
+
+def _add_depthwise(out: Array, x: Array, weight: Array, taps: Taps, group: int) -> None:
+    """Tap by tap for a few channels of a sample at a time."""
+    channels, many = x.shape[1], out.shape[1] // group
+    at_once = max(1, _CHANNEL_ELEMENTS // (x.shape[2] * x.shape[3]))
+    for sample, result in zip(x, out, strict=True):
+        for low in range(0, channels, at_once):
+            data = sample[low : low + at_once].astype(weight.dtype, copy=False)
+            for number in range(many):
+                mine = slice(low * many + number, (low + len(data)) * many, many)
+                factors = weight[mine, 0, :, :, None, None]
+                total = np.zeros((len(data), *out.shape[2:]), weight.dtype)
+                for row, column in taps:
+                    patch = data[:, row.inp_slice, column.inp_slice]
+                    products = patch * factors[:, row.kernel, column.kernel]
+                    total[:, row.out_slice, column.out_slice] += products
+                result[mine] += total.astype(out.dtype, copy=False)
+
+
+def _add_taps(out: Array, x: Array, weight: Array, taps: Taps, group: int) -> None:
+    """One product a tap, for taps that feed outputs a step apart."""
+    data = x.astype(weight.dtype, copy=False)
+    for row, column in taps:
+        patch = data[:, :, row.inp_slice, column.inp_slice]
         products = _products(patch, weight[:, :, row.kernel, column.kernel], group)
-        out[:, :, row.out_slice, column.out_slice] += products
+        out[:, :, row.out_slice, column.out_slice] += products.astype(out.dtype, copy=False)
 
 
 def _products(patch: Array, weight: Array, group: int) -> Array:
@@ -80,4 +166,5 @@ def _products(patch: Array, weight: Array, group: int) -> Array:
         return scaled
     flat = np.ascontiguousarray(patch).reshape(count, group, channels // group, height * width)
     kernel = weight.reshape(group, outputs // group, depth)
-    return np.matmul(kernel, flat).reshape(count, outputs, height, width)
+    products: Array = np.matmul(kernel, flat).reshape(count, outputs, height, width)
+    return products

@@ -14,8 +14,8 @@ def _infer(kinds: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
     """float32 of the same shape; ValueError unless x is plain int8 of this very scale."""
     (x,) = kinds
     check_scale(attrs["scale"])
-    if x.dtype != "int8" or x.layout.packed:
-        raise ValueError(f"takes a plain int8 tensor, got {x}")
+    if x.dtype != "int8" or x.layout.packed or x.zero_point:
+        raise ValueError(f"takes a plain int8 tensor with zero point 0, got {x}")
     if x.scale is not None and x.scale != attrs["scale"]:
         raise ValueError(f"scale {attrs['scale']!r} is not the tensor's scale {x.scale!r}")
     return [TensorType(x.shape, "float32")]

@@ -17,11 +17,13 @@ a GEMM with the diagonal 2^j. There is no multiplier and no shift beyond 15 on a
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from .types import Array, TensorType
+from .layout import Layout, ceil_div
+from .types import Array, Attrs, TensorType
 
 Step = Sequence[Any]
 Steps = Sequence[Step]
@@ -57,6 +59,23 @@ def apply(acc: Array, steps: Steps, operands: Sequence[Array]) -> Array:
     return acc.astype(np.int8)
 
 
+def finish(acc: Array, attrs: Attrs, arrays: Sequence[Array]) -> Array:
+    """The node's epilogue on logical int32 `acc` (N, channels, ...), result in storage.
+
+    `arrays` are the node's inputs in storage shape, those from the third on operands of the
+    epilogue. Channels that pad the last block get accumulators, biases and shifts of zero and go
+    through the same steps: the stored bytes are those that VTA writes.
+    """
+    layout: Layout = attrs["layout"]
+    if not layout.packed:
+        return apply(acc, attrs["epilogue"], arrays)
+    channels = ceil_div(acc.shape[1], layout.block) * layout.block
+    operands = [*arrays[:2]]
+    for array in arrays[2:]:
+        operands.append(_padded(array, 0, channels) if array.ndim == 1 else layout.whole(array))
+    return layout.pack(apply(_padded(acc, 1, channels), attrs["epilogue"], operands))
+
+
 def check(steps: Steps, operands: Sequence[TensorType], output: TensorType) -> None:
     """Raise ValueError with a short reason unless `steps` fit the operands and the output.
 
@@ -78,6 +97,12 @@ def check(steps: Steps, operands: Sequence[TensorType], output: TensorType) -> N
             raise ValueError(f"epilogue step {kind!r} is unknown or in the wrong place")
 
 
+def _padded(array: Array, axis: int, size: int) -> Array:
+    widths = [(0, 0)] * array.ndim
+    widths[axis] = (0, size - array.shape[axis])
+    return np.pad(array, widths)
+
+
 def _check_operand(step: Step, operands: Sequence[TensorType], output: TensorType) -> None:
     kind, position = step[0], step[1]
     if not 0 <= position < len(operands):
@@ -87,7 +112,7 @@ def _check_operand(step: Step, operands: Sequence[TensorType], output: TensorTyp
     if kind == "residual":
         wanted = TensorType(output.shape, "int8", output.layout)
         _check_shift(kind, step[2], MAX_RESIDUAL_SHIFT)
-    if (given.shape, given.dtype, given.layout) != (wanted.shape, wanted.dtype, wanted.layout):
+    if replace(given, scale=None) != wanted:
         raise ValueError(f"epilogue step {kind!r} takes {wanted}, got {given}")
 
 

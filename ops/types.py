@@ -22,13 +22,15 @@ class TensorType:
 
     `shape` is logical (N, C, ...) whatever the layout; axis 0 is the batch for everything that
     is not a constant. `dtype` is NumPy's name. `scale` is set on quantised values: the real
-    value is `scale * integer`, the zero point is always 0.
+    value is `scale * (integer - zero_point)`. Only an input of the model, on its way to its first
+    layer, has a `zero_point` other than 0.
     """
 
     shape: tuple[int, ...]
     dtype: str = "float32"
     layout: Layout = PLAIN
     scale: float | None = None
+    zero_point: int = 0
 
     @property
     def storage_shape(self) -> tuple[int, ...]:
@@ -40,6 +42,8 @@ class TensorType:
             parts.append(str(self.layout))
         if self.scale is not None:
             parts.append(f"scale={self.scale:.6g}")
+        if self.zero_point:
+            parts.append(f"zero_point={self.zero_point}")
         return " ".join(parts)
 
 

@@ -13,11 +13,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from . import epilogue
 from .convolution import convolve_integers, output_shape
-from .layout import Layout
 from .taps import windows
 from .types import Array, Attrs, Operator, TensorType
 
@@ -33,6 +30,8 @@ def _infer(kinds: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
     group = attrs["group"]
     if len(kernel) != 2 or depth * group != x.shape[1] or outputs % group:
         raise ValueError(f"weights {weight} in {group} groups do not fit {x}")
+    if x.zero_point and any(attrs["pads"]):
+        raise ValueError(f"pads with 0, the zero point of x is {x.zero_point}")
     shape = output_shape(x.shape, outputs, windows(attrs, kernel))
     output = TensorType(shape, "int8", attrs["layout"], float(attrs["scale"]))
     epilogue.check(attrs["epilogue"], kinds, output)
@@ -46,19 +45,10 @@ def accumulate(x: Array, weight: Array, attrs: Attrs) -> Array:
 
 def _evaluate(arrays: Sequence[Array], attrs: Attrs) -> list[Array]:
     """The layer's definition: exact products, then the epilogue."""
-    layout: Layout = attrs["layout"]
     data, weight = arrays[:2]
     channels = weight.shape[1] * attrs["group"]
     acc = accumulate(attrs["in_layout"].whole(data)[:, :channels], weight, attrs)
-    if not layout.packed:
-        return [epilogue.apply(acc, attrs["epilogue"], arrays)]
-    padding = -acc.shape[1] % layout.block
-    acc = np.pad(acc, ((0, 0), (0, padding), (0, 0), (0, 0)))
-    operands = [
-        layout.whole(array) if array.ndim > 1 else np.pad(array, (0, padding))
-        for array in arrays[2:]
-    ]
-    return [layout.pack(epilogue.apply(acc, attrs["epilogue"], [*arrays[:2], *operands]))]
+    return [epilogue.finish(acc, attrs, arrays)]
 
 
 OPERATOR = Operator("VtaConv", _infer, _evaluate, (2, 8))

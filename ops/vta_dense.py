@@ -57,26 +57,8 @@ def accumulate(x: Array, weight: Array) -> Array:
 def _evaluate(arrays: Sequence[Array], attrs: Attrs) -> list[Array]:
     """The layer's definition: exact products, then the epilogue."""
     layout: Layout = attrs["layout"]
-    if not layout.packed:
-        acc = accumulate(arrays[0], arrays[1])
-        return [epilogue.apply(acc, attrs["epilogue"], arrays)]
-    weights = _whole(arrays[1], weight_layout(layout))
-    acc = accumulate(_whole(arrays[0], layout), weights)
-    operands = [*arrays[:2]]
-    for array in arrays[2:]:
-        residual = array.ndim > 1
-        operands.append(_whole(array, layout) if residual else _padded(array, acc.shape[1]))
-    return [layout.pack(epilogue.apply(acc, attrs["epilogue"], operands))]
-
-
-def _whole(stored: Array, layout: Layout) -> Array:
-    """Storage -> matrix with its padding kept."""
-    rows, columns, batch, block = stored.shape
-    return layout.unpack(stored, (rows * batch, columns * block))
-
-
-def _padded(vector: Array, length: int) -> Array:
-    return np.pad(vector, (0, length - vector.shape[0]))
+    data, weight = layout.whole(arrays[0]), weight_layout(layout).whole(arrays[1])
+    return [epilogue.finish(accumulate(data, weight), attrs, arrays)]
 
 
 OPERATOR = Operator("VtaDense", _infer, _evaluate, (2, 8))

@@ -15,10 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..backend.commands import Memory
+from .copies import SyncOut, Zero
 from .lift import Indices
-from .steps import ResetRubbish, Step, SyncOut, Zero
+from .machine import Step
+from .products import ResetRubbish
 
 Elements = slice | Indices
+"""SRAM elements: a range or distinct indices."""
+
 Mask = NDArray[np.bool_]
 
 

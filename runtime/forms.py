@@ -114,7 +114,7 @@ class FormCache(Generic[Form]):
 
 @dataclass(frozen=True, eq=False)
 class GemmForm:
-    """A GEMM as dense blocks; `dst` and `src` are the distinct indices."""
+    """A GEMM as dense blocks; `src` are its distinct INP indices."""
 
     blocks: tuple[GemmBlock, ...]
     src: Indices
@@ -154,8 +154,7 @@ class Wave:
 
 @dataclass(frozen=True, eq=False)
 class AluForm:
-    """An ALU operation as waves; `dst` and `src` are the distinct indices, `last` the positions
-    of the last micro-op of each dst in the flat lists `flat`."""
+    """An ALU operation as waves; `dst` and `src` are its distinct indices."""
 
     waves: tuple[Wave, ...]
     dst: Indices

@@ -19,11 +19,13 @@ from ..backend.isa import Isa, Stream
 from ..backend.profile import Profile
 from ..backend.target import Target
 from ..errors import EncodingError, StreamError
+from .copies import SyncOut
 from .counters import count, micro_op_counts
 from .interleave import execution, instruction_name, require_tokens
+from .machine import Action, Machine, Step
 from .memory import Dram
-from .plan import NotConstant, Planner
-from .steps import Action, Machine, Step, SyncOut
+from .plan import Planner
+from .plan_memory import NotConstant
 
 WORK_LIMIT = 1 << 30
 """Micro-ops that a launch may execute, 256 multiply-adds each with the default geometry."""
@@ -41,7 +43,7 @@ class Launch:
     in order of execution) do not depend on data.
 
     Raises StreamError naming the instruction if the stream breaks a rule of tokens, SRAM, DRAM
-    or the profile.
+    or the profile (from the first micro-ops on that are no constants, only `run` finds out).
     """
 
     def __init__(
@@ -72,8 +74,7 @@ class Launch:
         except NotConstant:
             self._plan = None  # micro-ops depend on data: each run plans as it goes
         else:
-            self._out_in_acc = self._plan.acc.finish()
-            self._plan.acc.prune()
+            self._out_in_acc = self._plan.finish(prune=True)
         self._bound: tuple[Dram, list[tuple[Machine, list[Action]]]] | None = None
         self._last: tuple[Machine, Planner] | None = None
 
@@ -167,7 +168,7 @@ class Launch:
                 step.reserve(machine)
                 step.bind(machine)()
             planner.steps.clear()
-        self._out_in_acc = planner.acc.finish()
+        self._out_in_acc = planner.finish(prune=False)
         for step in planner.steps:
             step.bind(machine)()
         self._last = (machine, planner)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import time
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -147,15 +148,23 @@ def _finding(source: str, recording: Recording) -> str | None:
 
 
 def _regions(recording: Recording, stream: Stream, base: int) -> Iterator[Region]:
-    """The recorded DRAM as regions: what is stored, then per memory what is only loaded."""
-    target = recording.target
-    stored = merged(_rows(target, stream, Memory.OUT))
-    for start, end in stored:
-        yield Region(f"stored@{start:#x}", "output", Memory.OUT, start - base, end - start)
-    for memory in (Memory.UOP, Memory.WGT, Memory.INP, Memory.ACC):
-        for start, end in _without(merged(_rows(target, stream, memory)), stored):
-            name = f"{memory.name.lower()}@{start:#x}"
-            yield Region(name, "constant", memory, start - base, end - start)
+    """The recorded DRAM as regions: what changes, then per memory what is only loaded.
+
+    Data that a LOAD reads change if they touch anything stored: an input may give its place to a
+    result.
+    """
+    memories = (Memory.UOP, Memory.WGT, Memory.INP, Memory.ACC)
+    loaded = {memory: merged(_rows(recording.target, stream, memory)) for memory in memories}
+    changing = merged(_rows(recording.target, stream, Memory.OUT))
+    for memory in (Memory.INP, Memory.WGT, Memory.INP):
+        changing = merged([*changing, *_touching(loaded[memory], changing)])
+    for start, end in changing:
+        yield Region(f"data@{start:#x}", "output", Memory.OUT, start - base, end - start)
+    for memory in memories:
+        for start, end in loaded[memory]:
+            if not _touching([(start, end)], changing):
+                name = f"{memory.name.lower()}@{start:#x}"
+                yield Region(name, "constant", memory, start - base, end - start)
 
 
 def merged(intervals: Iterable[tuple[int, int]]) -> Intervals:
@@ -169,19 +178,15 @@ def merged(intervals: Iterable[tuple[int, int]]) -> Intervals:
     return result
 
 
-def _without(intervals: Intervals, holes: Intervals) -> Intervals:
-    """What `holes` leave of `intervals`; both sorted and disjoint."""
-    result: Intervals = []
+def _touching(intervals: Intervals, others: Intervals) -> Intervals:
+    """Those of `intervals` that share a byte with one of the disjoint sorted `others`."""
+    ends = [end for _, end in others]
+    found = []
     for start, end in intervals:
-        for low, high in holes:
-            if high <= start or low >= end:
-                continue
-            if low > start:
-                result.append((start, low))
-            start = high
-        if start < end:
-            result.append((start, end))
-    return result
+        first = bisect_right(ends, start)
+        if first < len(others) and others[first][0] < end:
+            found.append((start, end))
+    return found
 
 
 def _rows(target: Target, stream: Stream, memory: Memory) -> Iterator[tuple[int, int]]:

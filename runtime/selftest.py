@@ -7,10 +7,9 @@ function that compiles them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import Any
 
 import numpy as np
 
@@ -18,7 +17,7 @@ from ..backend import timing
 from ..backend.artifact import Artifact
 from ..backend.isa import Isa
 from ..backend.target import Target
-from ..errors import ArtifactError, DeviceError, ScheduleError, StreamError
+from ..errors import ArtifactError, DeviceError, StreamError, VtaflowError
 from ..ops.types import Array
 from .device import Device
 from .selftest_cases import CASES, Case
@@ -28,7 +27,7 @@ FOLDER = "selftests"
 """Where the programs lie beside this module."""
 
 Build = Callable[[Target, str], Artifact]
-"""Compiles the program of that name for a target; ScheduleError if it does not fit."""
+"""Compiles the program of that name for a target; a VtaflowError says why it cannot."""
 
 
 @dataclass(frozen=True)
@@ -45,16 +44,6 @@ class ProgramResult:
     estimated_cycles: int
     detail: str = ""
 
-    def to_json(self) -> dict[str, Any]:
-        """The entry of the test in a report."""
-        return {
-            "name": self.name,
-            "passed": self.passed,
-            "counters": dict(self.counters),
-            "estimated_cycles": self.estimated_cycles,
-            "detail": self.detail,
-        }
-
 
 def run_selftest(
     target: Target, device: str | Device = "sim", build: Build | None = None
@@ -66,15 +55,10 @@ def run_selftest(
     """
     opened = make_device(device, target) if isinstance(device, str) else device
     try:
-        return [_run(case.__name__, case(target), target, opened, build) for case in CASES]
+        return [_run(case, target, opened, build) for case in CASES]
     finally:
         if opened is not device:
             opened.close()
-
-
-def to_json(results: Sequence[ProgramResult]) -> dict[str, Any]:
-    """The report of a run, without the names of target and schema."""
-    return {"tests": [result.to_json() for result in results]}
 
 
 def shipped(name: str) -> Artifact:
@@ -84,12 +68,14 @@ def shipped(name: str) -> Artifact:
 
 
 def _run(
-    name: str, case: Case, target: Target, device: Device, build: Build | None
+    make: Callable[[Target], Case], target: Target, device: Device, build: Build | None
 ) -> ProgramResult:
+    name = make.__name__
     try:
         artifact = _program(name, target, build)
-    except (ArtifactError, ScheduleError) as error:
-        return ProgramResult(name, None, {}, 0, str(error))
+    except VtaflowError as error:
+        return ProgramResult(name, None, {}, 0, f"not for this target: {error}")
+    case = make(artifact.target)
     cycles = sum(
         timing.schedule(target, Isa.of(target).decode_stream(artifact.instructions(index))).cycles
         for index in range(artifact.launches)
@@ -105,7 +91,7 @@ def _run(
     assert session.last_run is not None
     differences = [
         difference(output, right, array[0])
-        for (output, right), array in zip(case.expected.items(), found)
+        for (output, right), array in zip(case.expected.items(), found, strict=True)
     ]
     detail = "; ".join(filter(None, differences))
     return ProgramResult(name, not detail, session.last_run.counters, cycles, detail)
@@ -114,16 +100,16 @@ def _run(
 def _program(name: str, target: Target, build: Build | None) -> Artifact:
     """The shipped program, or one compiled for the target; ArtifactError if neither is there."""
     artifact = shipped(name)
-    differing = [
-        f"{key} {value} (the program: {artifact.manifest['fingerprint'][key]})"
-        for key, value in target.fingerprint().items()
-        if artifact.manifest["fingerprint"][key] != value
-    ]
+    here, there = target.fingerprint(), artifact.target.fingerprint()
+    differing = [f"{key} {here[key]} (it: {there[key]})" for key in here if here[key] != there[key]]
+    distance = artifact.target.acc_dep_distance
+    if target.acc_dep_distance > distance:
+        differing.append(f"acc_dep_distance {target.acc_dep_distance} (it: {distance})")
     if not differing:
         return artifact
     if build is None:
         raise ArtifactError(
-            f"shipped for the default geometry only, and the target has {', '.join(differing)}; "
+            f"it is shipped for the default geometry, the target has {', '.join(differing)}; "
             "run it where the compiler is installed"
         )
     return build(target, name)

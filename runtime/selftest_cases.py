@@ -24,7 +24,7 @@ MATMUL_CLIP = (0, 127)
 MATMUL_PERIOD = 127
 
 ELEMENTS = 4
-"""Elements of most operands, and at least the accumulator distance of common hardware."""
+"""Elements of most operands."""
 
 TILES = 6
 RADIUS = 16
@@ -104,7 +104,7 @@ def identity(target: Target) -> Operand:
 
 def products(x: Array, w: Array) -> Array:
     """INP elements [..., rows, lanes] times WGT elements [..., out, in]: int64 [..., rows, out]."""
-    return np.matmul(x.astype(np.int64), np.swapaxes(w.astype(np.int64), -1, -2))
+    return np.asarray(np.matmul(x.astype(np.int64), np.swapaxes(w.astype(np.int64), -1, -2)))
 
 
 def low_bits(acc: Array) -> Array:
@@ -141,7 +141,7 @@ def matmul_weight() -> Array:
     """int8 [out, in] with a period: it differs from tile to tile, and compresses well."""
     pattern = numbers((MATMUL_PERIOD,), 2, -RADIUS, RADIUS - 1).astype(np.int8)
     position = np.arange(MATMUL)
-    return pattern[(17 * position[:, None] + 5 * position) % MATMUL_PERIOD]
+    return np.asarray(pattern[(17 * position[:, None] + 5 * position) % MATMUL_PERIOD])
 
 
 # --- transfers ----------------------------------------------------------------------------------
@@ -195,8 +195,9 @@ def long_weight_burst(target: Target) -> Case:
 
 def burst(target: Target) -> tuple[int, int]:
     """Reduction and outputs of the long burst, as far as they fit the hardware."""
-    depth = min(BURST[0], target.depth(Memory.INP), target.depth(Memory.WGT) // BURST[1])
-    return depth, BURST[1]
+    outputs = max(BURST[1], target.acc_dep_distance)
+    depth = min(BURST[0], target.depth(Memory.INP), target.depth(Memory.WGT) // outputs)
+    return depth, outputs
 
 
 # --- the ALU ------------------------------------------------------------------------------------
@@ -230,13 +231,13 @@ def alu_shr(target: Target) -> Case:
 
 def alu_min_imm(target: Target) -> Case:
     """MIN with an immediate."""
-    a = accumulators(target, ELEMENTS, 28, radius=300)
+    a = accumulators(target, ELEMENTS, 28)
     return Case({"a": a}, {"y": planes(np.minimum(a.data, MIN_IMMEDIATE))})
 
 
 def alu_max_imm(target: Target) -> Case:
     """MAX with an immediate."""
-    a = accumulators(target, ELEMENTS, 29, radius=3000)
+    a = accumulators(target, ELEMENTS, 29)
     return Case({"a": a}, {"y": planes(np.maximum(a.data, MAX_IMMEDIATE))})
 
 
@@ -250,7 +251,7 @@ def alu_shr_imm(target: Target) -> Case:
     """SHR with immediates 1, 8 and 15."""
     a = accumulators(target, len(SHIFTS) * ELEMENTS, 31)
     parts = np.split(a.data, len(SHIFTS))
-    shifted = [part >> amount for part, amount in zip(parts, SHIFTS)]
+    shifted = [part >> amount for part, amount in zip(parts, SHIFTS, strict=True)]
     return Case({"a": a}, {"y": planes(np.concatenate(shifted))})
 
 
@@ -258,7 +259,7 @@ def left_shift(target: Target) -> Case:
     """SHR with immediates -1, -7 and -16, which shifts left."""
     a = accumulators(target, len(LEFT_SHIFTS) * ELEMENTS, 32)
     parts = np.split(a.data.astype(np.int64), len(LEFT_SHIFTS))
-    shifted = [part << amount for part, amount in zip(parts, LEFT_SHIFTS)]
+    shifted = [part << amount for part, amount in zip(parts, LEFT_SHIFTS, strict=True)]
     return Case({"a": a}, {"y": planes(np.concatenate(shifted))})
 
 
@@ -274,9 +275,10 @@ def negative_immediates(target: Target) -> Case:
 
 
 def gemm_reset(target: Target) -> Case:
-    """A reset GEMM clears what a GEMM has left; the ALU adds 3 to that."""
+    """A reset GEMM clears what a GEMM has left and a STORE has taken; the ALU adds 3 to that."""
     x = inputs(target, ELEMENTS, 40)
-    return Case({"x": x, "eye": identity(target)}, {"y": np.full_like(x.data, 3)})
+    y = np.concatenate([x.data, np.full_like(x.data, 3)])
+    return Case({"x": x, "eye": identity(target)}, {"y": y})
 
 
 def gemm_accumulate(target: Target) -> Case:

@@ -16,9 +16,9 @@ from ..backend.commands import Memory
 from ..backend.isa import Opcode, Stream
 from ..backend.target import Target
 from ..errors import StreamError
+from .copies import CopyIn, CopyOut, Rows, Zero
 from .interleave import instruction_name
 from .memory import ADDRESS_SPACE, Dram
-from .steps import CopyIn, CopyOut, Rows, Zero
 
 
 @dataclass(frozen=True)

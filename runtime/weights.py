@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from ..backend.commands import Memory
 from ..backend.target import Target
 from .lift import GemmBlock, Indices
+from .machine import Action, Machine, Plain, Step
 from .memory import Dram
-from .steps import EXACT_FLOAT, EXACT_TERMS, Action, Machine, Plain, Step
+from .products import EXACT_FLOAT, EXACT_TERMS
 
 _FLOAT_BUDGET_BYTES = 1 << 30
 _MAX_REPEATS = 4  # copies of a tile in a float matrix, beyond which SRAM is read instead

@@ -57,6 +57,16 @@ class ConvTemplate:
     name = "conv"
     float_op = "Conv"
     device_op = "VtaConv"
+    onnx_operators = (
+        "Conv",
+        "ConvTranspose",
+        "AveragePool",
+        "GlobalAveragePool",
+        "Add",
+        "Resize",
+        "Upsample",
+        "Pad",
+    )
 
     def accepts(self, node: Node, graph: Graph, target: Target) -> str | None:
         """Two-dimensional convolutions with constant weights run tap by tap."""

@@ -80,6 +80,7 @@ class DenseTemplate:
     name = "dense"
     float_op = "Dense"
     device_op = "VtaDense"
+    onnx_operators = ("Gemm", "MatMul")
 
     def accepts(self, node: Node, graph: Graph, target: Target) -> str | None:
         """Fully connected layers with constant weights and bias run as blocked GEMMs."""

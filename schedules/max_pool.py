@@ -68,6 +68,7 @@ class MaxPoolTemplate:
     name = "max_pool"
     float_op = "MaxPool"
     device_op = "VtaMaxPool"
+    onnx_operators = ("MaxPool",)
 
     def accepts(self, node: Node, graph: Graph, target: Target) -> str | None:
         """Two-dimensional max-pooling; padding is left out of the maximum."""

@@ -61,6 +61,8 @@ class Template(Protocol):
     """The float operator that placement asks about."""
     device_op: str
     """The integer operator that it lowers."""
+    onnx_operators: tuple[str, ...]
+    """The ONNX operators that end up in it, for the supported-operator page."""
 
     def accepts(self, node: Node, graph: Graph, target: Target) -> str | None:
         """None if the float node can run on `target`, else the reason why not."""

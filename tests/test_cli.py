@@ -9,9 +9,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,8 +20,11 @@ from onnx import TensorProto, helper, numpy_helper
 from vtaflow import __version__, cli, report
 from vtaflow.backend.artifact import Artifact
 from vtaflow.backend.target import Target
+from vtaflow.runtime import selftest
 from vtaflow.runtime.comparison import Accuracy, Comparison, compare_tensors
 from vtaflow.runtime.counters import COUNTERS
+from vtaflow.runtime.selftest import ProgramResult
+from vtaflow.runtime.selftest_cases import CASES
 
 from .artifacts import Manifest, example
 
@@ -348,41 +349,46 @@ def test_launches_are_recorded_and_replayed(deploy: Deploy) -> None:
     refused(deploy("replay", "d.npz"), "d.npz", "recorded launch")
 
 
-@dataclass(frozen=True)
-class OneProgram:
-    """What a program of the self-test yields."""
-
-    name: str
-    passed: bool
-    counters: dict[str, int]
-    estimated_cycles: int
-
-
-def test_the_self_test(deploy: Deploy, monkeypatch: pytest.MonkeyPatch) -> None:
-    results = [OneProgram("blocked_matmul", True, {"gemm_counter": 4096}, 262144)]
-    asked: list[tuple[str, str]] = []
-
-    def selftest(target: str, device: str) -> list[OneProgram]:
-        asked.append((target, device))
-        return results
-
-    stub = SimpleNamespace(selftest=selftest)
-    monkeypatch.setitem(sys.modules, "vtaflow.runtime.selftest", stub)
+def test_the_self_test(deploy: Deploy) -> None:
     found = deploy("selftest", "--target", "pynq", "--json")
-    assert (found.code, asked) == (0, [("pynq", "sim")])
-    assert found.json["tests"] == [
-        {
-            "name": "blocked_matmul",
-            "passed": True,
-            "counters": {"gemm_counter": 4096},
-            "estimated_cycles": 262144,
-        }
+    assert (found.code, found.json["target"]) == (0, "pynq")
+    first = found.json["tests"][0]
+    assert first.keys() >= {"name", "passed", "counters", "estimated_cycles"}
+    assert (first["name"], first["passed"]) == ("blocked_matmul", True)
+    assert first["counters"]["gemm_counter"] == 4096
+
+
+def test_the_self_test_fails(deploy: Deploy, monkeypatch: pytest.MonkeyPatch) -> None:
+    results = [
+        ProgramResult("good", True, {"gemm_counter": 4096}, 262144),
+        ProgramResult("shift", False, {"gemm_counter": 1}, 5, "y[0]: expected 1, found 2"),
+        ProgramResult("large", None, {}, 0, "not for this target"),
     ]
-    results.append(OneProgram("shift", False, {"gemm_counter": 1}, 5))
+    monkeypatch.setattr(selftest, "run_selftest", lambda *arguments: results)
     found = deploy("selftest")
     assert found.code == 1
-    assert "shift           FAILED" in found.out
-    assert "1 of 2 passed on target sim" in found.out
+    assert [line.split()[:3] for line in found.out.splitlines() if line][1:] == [
+        ["good", "ok", "262144"],
+        ["shift", "FAILED", "5"],
+        ["large", "not", "run"],
+        ["shift:", "y[0]:", "expected"],
+        ["large:", "not", "for"],
+        ["1", "of", "3"],
+    ]
+
+
+def test_the_self_test_of_another_geometry(
+    deploy: Deploy, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The programs are compiled where the compiler is, else each says why it did not run."""
+    target = {**Target.load("sim").to_json(), "TARGET": "mine", "LOG_ACC_BUFF_SIZE": 16}
+    (tmp_path / "mine.json").write_text(json.dumps(target))
+    found = deploy("selftest", "--target", str(tmp_path / "mine.json"))
+    assert (found.code, found.out.count(" ok ")) == (0, len(CASES))
+    monkeypatch.setitem(sys.modules, "vtaflow.selftest_programs", None)
+    found = deploy("selftest", "--target", str(tmp_path / "mine.json"))
+    assert found.code == 1
+    assert found.out.count("the compiler needs vtaflow.selftest_programs") == len(CASES)
 
 
 def test_help_and_version(deploy: Deploy) -> None:

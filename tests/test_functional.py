@@ -16,7 +16,7 @@ from vtaflow.backend.isa import Instruction, Isa, MemoryType, Opcode
 from vtaflow.backend.profile import PROFILES
 from vtaflow.backend.target import Target
 from vtaflow.errors import StreamError
-from vtaflow.runtime import functional, lift, plan, weights
+from vtaflow.runtime import functional, lift, plan_compute, weights
 from vtaflow.runtime.functional import Launch
 from vtaflow.runtime.memory import Dram, Segment
 
@@ -267,7 +267,7 @@ def test_equals_the_scalar_vta_as_chisel(case: tuple[Any, ...]) -> None:
 def test_every_way_of_execution_is_exact(case: tuple[Any, ...], way: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
         if way == "parts":
-            patch.setattr(plan, "_PART_LIMIT", 3)
+            patch.setattr(plan_compute, "_PART_LIMIT", 3)
         elif way == "no floats":
             patch.setattr(weights, "_FLOAT_BUDGET_BYTES", 0)
         elif way == "small blocks":
@@ -564,7 +564,7 @@ def test_a_plan_runs_on_memory_of_its_own_layout_only() -> None:
     insns = encode(target, FINISH)
     first = memory(1, 0, True, np.zeros(1, np.uint32))
     launch = Launch(target, insns, first)
-    with pytest.raises(ValueError, match="has run"):
+    with pytest.raises(ValueError, match="after a run"):
         launch.sram(Memory.INP)
     other = Dram([first.segments[0], Segment(BASE + SHARED, np.zeros((4, OWN), np.uint8))])
     launch.run(other)

@@ -207,7 +207,7 @@ graph net
   input x: float32[2,3]
   constant w: float32[4,3] (48 bytes)
   constant b: float32[4] (16 bytes)
-  fc = Dense(x, w, b) {max=6.0, min=None} -> h: float32[2,4] @vta (fits) from fc, 'the clip'
+  fc = Dense(x, w, b) {max=6, min=None} -> h: float32[2,4] @vta (fits) from fc, 'the clip'
   q = Quantize(h) {scale=0.5} -> i: int8[2,4] scale=0.5 @host
   p = Pack(i) {layout=NC1n16c, shape=(2, 4)} -> k: int8[2,4] NC1n16c scale=0.5
   output k: int8[2,4] NC1n16c scale=0.5

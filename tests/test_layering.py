@@ -29,8 +29,12 @@ ROOMS: dict[str, frozenset[str]] = {
     "compiler": FOLDERS | {"errors", "bundle"},
     "evaluate": FOLDERS | {"errors", "compiler"},
     "report": frozenset({"errors", "runtime"}),
+    "selftest_programs": FOLDERS | {"errors"},
+    "support": frozenset({"frontend", "schedules"}),
     # The compiler lazily: a board serves without onnx.
-    "cli": frozenset({"errors", "backend", "runtime", "compiler", "evaluate", "report"}),
+    "cli": frozenset(
+        {"errors", "backend", "runtime", "compiler", "evaluate", "report", "selftest_programs"}
+    ),
     "models": frozenset({"errors"}),
     # The lazy front door names the homes of what it offers; only type checkers follow them.
     "__init__": frozenset({"backend", "compiler", "evaluate", "runtime"}),
@@ -52,6 +56,8 @@ THIRD_PARTY: dict[str, frozenset[str]] = {
     "compiler": NUMPY | {"tqdm"},
     "evaluate": NUMPY,
     "report": frozenset(),
+    "selftest_programs": NUMPY,
+    "support": frozenset(),
     "cli": NUMPY | {"tqdm"},
     "models": NUMPY | {"onnx", "torch"},
     "__init__": frozenset(),

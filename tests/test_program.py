@@ -7,7 +7,7 @@ import pytest
 
 from vtaflow.backend import program
 from vtaflow.backend.checker import check
-from vtaflow.backend.commands import AluOp, Alu, Buffer, Command, Gemm, Load, Loop, Memory, Store
+from vtaflow.backend.commands import Alu, AluOp, Buffer, Command, Gemm, Load, Loop, Memory, Store
 from vtaflow.backend.isa import Isa, Opcode
 from vtaflow.backend.target import Target
 

@@ -1,0 +1,9 @@
+"""Max: the largest of all operands, element by element, broadcast."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .elementwise import variadic
+
+OPERATOR = variadic("Max", np.maximum)

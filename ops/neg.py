@@ -1,0 +1,10 @@
+"""Neg: -x."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .elementwise import unary
+from .inference import numbers
+
+OPERATOR = unary("Neg", np.negative, numbers)

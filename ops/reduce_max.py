@@ -1,0 +1,10 @@
+"""ReduceMax: the largest value over axes."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .inference import numbers
+from .reduction import reduction
+
+OPERATOR = reduction("ReduceMax", np.max, numbers)
