@@ -15,6 +15,7 @@ import numpy as np
 from .backend import program
 from .backend.artifact import Artifact
 from .backend.checker import require_clean
+from .backend.commands import Store
 from .backend.listing import listing
 from .backend.program import Program
 from .backend.target import Target
@@ -33,7 +34,7 @@ from .graph.printer import to_text
 from .ops.types import Array
 from .runtime.tensors import TensorInfo
 from .schedules.legality import accepts_on
-from .schedules.model import Lowered, LaunchStep, lower
+from .schedules.model import LaunchStep, Lowered, lower
 
 CHECK_BASE = 0x0100_0000
 """Physical address at which streams are checked; the loader checks again at its own."""
@@ -197,7 +198,9 @@ def check(target: Target, assembled: Program, lowered: Lowered) -> None:
     held: set[str] = set()
     steps = [step for step in lowered.steps if isinstance(step, LaunchStep)]
     stored: set[str] = set()
-    for step, code in zip(steps, assembled.launches, strict=True):
+    for step, code, commands in zip(
+        steps, assembled.launches, lowered.launches, strict=True
+    ):
         held |= set(step.inputs)
         require_clean(
             target,
@@ -208,4 +211,4 @@ def check(target: Target, assembled: Program, lowered: Lowered) -> None:
             origins=code.origins,
             initialised=held | stored,
         )
-        stored |= {buffer.name for buffer in lowered.buffers if buffer.kind != "constant"}
+        stored |= {command.buffer for command in commands if isinstance(command, Store)}

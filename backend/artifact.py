@@ -261,6 +261,9 @@ class Artifact:
             for key in sorted(here.keys() | there.keys())
             if here.get(key) != there.get(key)
         ]
+        distance, needed = self.target.acc_dep_distance, target.acc_dep_distance
+        if distance < needed:
+            differing.append(f"acc_dep_distance {distance} (target: {needed})")
         profile = self.manifest["profile"]
         if profile not in ("portable", target.design):
             differing.append(f"profile {profile} (target: {target.design})")

@@ -86,10 +86,6 @@ def _matmul(seen: Seen) -> bool:
     return rank > 2
 
 
-def _softmax(seen: Seen) -> bool:
-    return 0 not in seen.node.attrs["axes"]
-
-
 def _gather(seen: Seen) -> bool:
     axis = seen.node.attrs["axis"]
     if seen.has_batch(0):
@@ -111,21 +107,70 @@ def _slice(seen: Seen) -> bool:
     return bool(whole and attrs["steps"][index] == 1)
 
 
+def _only_first(seen: Seen) -> bool:
+    """For operators with parameters: those are the same for all images."""
+    return not any(map(seen.has_batch, range(1, len(seen.node.inputs))))
+
+
+def _beside_axes(seen: Seen) -> bool:
+    return 0 not in seen.node.attrs["axes"] and _only_first(seen)
+
+
+def _beside_axis(seen: Seen) -> bool:
+    return bool(seen.node.attrs["axis"] != 0)
+
+
+def _pad(seen: Seen) -> bool:
+    pads = seen.node.attrs["pads"]
+    return bool(pads[0] == pads[len(pads) // 2] == 0)
+
+
+def _expand(seen: Seen) -> bool:
+    target = seen.node.attrs["shape"]
+    full = len(target) == len(seen.result)
+    return len(seen.shape(0)) == len(seen.result) and not (full and target[0] != 1)
+
+
 _RULES: Mapping[str, Callable[[Seen], bool]] = {
     "Add": _broadcasts,
-    "BatchNormalization": lambda seen: not any(map(seen.has_batch, (1, 2, 3, 4))),
+    "ArgMax": _beside_axis,
+    "ArgMin": _beside_axis,
+    "BatchNormalization": _only_first,
     "Concat": _concat,
+    "Conv": _only_first,
+    "ConvTranspose": _only_first,
+    "DequantizeLinear": _only_first,
     "Div": _broadcasts,
+    "Equal": _broadcasts,
+    "Expand": _expand,
     "Flatten": lambda seen: seen.node.attrs["axis"] == 1,
     "Gather": _gather,
     "Gemm": _gemm,
-    "LogSoftmax": _softmax,
+    "Greater": _broadcasts,
+    "InstanceNormalization": _only_first,
+    "LayerNormalization": _beside_axes,
+    "Less": _broadcasts,
+    "LogSoftmax": _beside_axes,
     "MatMul": _matmul,
+    "Max": _broadcasts,
+    "Min": _broadcasts,
     "Mul": _broadcasts,
+    "PRelu": _broadcasts,
+    "Pad": _pad,
+    "Pow": _broadcasts,
+    "QuantizeLinear": _only_first,
+    "ReduceMax": _beside_axes,
+    "ReduceMean": _beside_axes,
+    "ReduceMin": _beside_axes,
+    "ReduceSum": _beside_axes,
+    "Resize": _beside_axes,
     "Slice": _slice,
-    "Softmax": _softmax,
-    "Squeeze": lambda seen: 0 not in seen.node.attrs["axes"],
+    "Softmax": _beside_axes,
+    "Split": _beside_axis,
+    "Squeeze": _beside_axes,
     "Sub": _broadcasts,
+    "Tile": lambda seen: seen.node.attrs["repeats"][0] == 1,
     "Transpose": lambda seen: seen.node.attrs["perm"][0] == 0,
-    "Unsqueeze": lambda seen: 0 not in seen.node.attrs["axes"],
+    "Unsqueeze": _beside_axes,
+    "Where": _broadcasts,
 }

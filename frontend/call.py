@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import onnx
 from onnx import AttributeProto
 
@@ -23,7 +24,8 @@ class Call:
 
     `inputs` has no trailing absent operands; an absent one between others is "". `attributes`
     holds Python values, with the operator set's own defaults where the model gives none, and
-    None where there is no default. `known` holds values known before any data arrives.
+    None where there is no default. `known` holds values known before any data arrives. `results`
+    counts the node's results.
     """
 
     opset: int
@@ -31,6 +33,7 @@ class Call:
     types: Mapping[str, TensorType]
     known: Mapping[str, Known]
     attributes: Mapping[str, Any]
+    results: int = 1
 
     def shape(self, index: int = 0) -> tuple[int, ...]:
         """Shape of an operand."""
@@ -61,6 +64,20 @@ class Call:
         if not all(type(value) is int for value in values):
             raise Unsupported(f"{what} is no vector of integers")
         return tuple(values)
+
+    def number(self, index: int, what: str) -> Any:
+        """The value of an operand of one element."""
+        value = np.asarray(self.fixed(index, what)).reshape(-1).tolist()
+        if len(value) != 1:
+            raise Unsupported(f"{what} is no scalar")
+        return value[0]
+
+
+Converted = tuple[tuple[str, ...], dict[str, Any]]
+"""Operands and attributes of a node in the form that `ops` defines."""
+
+Converter = Callable[[Call], Converted]
+"""Raises Unsupported, or ValueError as type inference does, for what cannot be imported."""
 
 
 def read_attributes(node: onnx.NodeProto, schema: onnx.defs.OpSchema) -> dict[str, Any]:

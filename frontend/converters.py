@@ -1,34 +1,30 @@
 """How each ONNX operator becomes a node: operands that are really attributes become attributes.
 
-A converter takes a Call and returns the operands and attributes of the node of the same name, in
-the form that `ops` defines, whatever opset the model is written in. It raises Unsupported, or
-ValueError as type inference does, for a form that cannot be imported.
+A converter takes a Call and returns the operands and attributes of the node of the same name (see
+RENAMED for others), in the form that `ops` defines, whatever opset the model is written in.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from math import isfinite, isinf, isnan
-from typing import Any
 
 import numpy as np
 
 from ..ops.inference import FLOATS, axes_within, axis_within
 from ..ops.reshape import reshaped
-from .call import Call, Unsupported
+from . import sizes, windows
+from .call import Call, Converted, Converter, Unsupported
 from .tensors import dtype_of
-
-Converted = tuple[tuple[str, ...], dict[str, Any]]
-Converter = Callable[[Call], Converted]
 
 
 def _as_it_is(call: Call) -> Converted:
     return call.inputs, {}
 
 
-def _gemm(call: Call) -> Converted:
-    names = ("alpha", "beta", "transA", "transB")
-    return call.inputs, {name: call.attributes[name] for name in names}
+def _with(*names: str) -> Converter:
+    """The operands and these attributes, none of which depends on anything."""
+    return lambda call: (call.inputs, {name: call.attributes[name] for name in names})
 
 
 def _batch_normalization(call: Call) -> Converted:
@@ -54,10 +50,7 @@ def _clip(call: Call) -> Converted:
     for index, name in ((1, "min"), (2, "max")):
         bound = call.attributes.get(name)
         if call.has(index):
-            bound = np.asarray(call.fixed(index, name)).reshape(-1).tolist()
-            if len(bound) != 1:
-                raise Unsupported(f"{name} is no scalar")
-            bound = bound[0]
+            bound = call.number(index, name)
         bounds[name] = _bound(name, bound, call.types[call.inputs[0]].dtype)
     return call.inputs[:1], bounds
 
@@ -134,6 +127,41 @@ def _axis(call: Call) -> Converted:
     return call.inputs, {"axis": axis_within(call.attributes["axis"], len(call.shape()))}
 
 
+def _reduction(call: Call) -> Converted:
+    rank, axes = len(call.shape()), call.attributes.get("axes")
+    if call.has(1):
+        axes = call.integers(1, "axes") if call.shape(1) != (0,) else ()
+    if not axes:
+        axes = () if call.attributes.get("noop_with_empty_axes") else range(rank)
+    attrs = {"axes": axes_within(axes, rank), "keepdims": call.attributes["keepdims"]}
+    return call.inputs[:1], attrs
+
+
+def _arg_reduction(call: Call) -> Converted:
+    attrs = {"keepdims": call.attributes["keepdims"]}
+    attrs["select_last_index"] = call.attributes.get("select_last_index", 0)
+    return call.inputs, {**_axis(call)[1], **attrs}
+
+
+def _layer_normalization(call: Call) -> Converted:
+    rank = len(call.shape())
+    axes = tuple(range(axis_within(call.attributes["axis"], rank), rank))
+    return call.inputs, {"axes": axes, "epsilon": call.attributes["epsilon"]}
+
+
+def _depth_to_space(call: Call) -> Converted:
+    mode = call.attributes.get("mode", "DCR")
+    if mode not in ("DCR", "CRD"):
+        raise Unsupported(f"mode {mode!r} is not supported")
+    return call.inputs, {"blocksize": call.attributes["blocksize"], "mode": mode}
+
+
+def _gelu(call: Call) -> Converted:
+    if call.attributes["approximate"] not in ("none", "tanh"):
+        raise Unsupported(f"approximate {call.attributes['approximate']!r} is not supported")
+    return _with("approximate")(call)
+
+
 def _slice(call: Call) -> Converted:
     rank = len(call.shape())
     if call.opset < 10:
@@ -153,29 +181,83 @@ def _slice(call: Call) -> Converted:
 
 
 CONVERTERS: Mapping[str, Converter] = {
+    "Abs": _as_it_is,
     "Add": _as_it_is,
+    "ArgMax": _arg_reduction,
+    "ArgMin": _arg_reduction,
+    "AveragePool": windows.average_pool,
     "BatchNormalization": _batch_normalization,
     "Cast": _cast,
+    "Ceil": _as_it_is,
     "Clip": _clip,
     "Concat": _axis,
+    "ConstantOfShape": sizes.constant_of_shape,
+    "Conv": windows.conv,
+    "ConvTranspose": windows.conv_transpose,
+    "DepthToSpace": _depth_to_space,
     "Div": _as_it_is,
     "Dropout": _dropout,
+    "Elu": _with("alpha"),
+    "Equal": _as_it_is,
+    "Erf": _as_it_is,
+    "Exp": _as_it_is,
+    "Expand": sizes.expand,
     "Flatten": _flatten,
+    "Floor": _as_it_is,
     "Gather": _axis,
-    "Gemm": _gemm,
+    "Gelu": _gelu,
+    "Gemm": _with("alpha", "beta", "transA", "transB"),
+    "GlobalAveragePool": _as_it_is,
+    "GlobalMaxPool": _as_it_is,
+    "Greater": _as_it_is,
+    "HardSigmoid": _with("alpha", "beta"),
+    "HardSwish": _as_it_is,
     "Identity": _as_it_is,
+    "InstanceNormalization": _with("epsilon"),
+    "LRN": _with("size", "alpha", "beta", "bias"),
+    "LayerNormalization": _layer_normalization,
+    "LeakyRelu": _with("alpha"),
+    "Less": _as_it_is,
+    "Log": _as_it_is,
     "LogSoftmax": _softmax,
     "MatMul": _as_it_is,
+    "Max": _as_it_is,
+    "MaxPool": windows.max_pool,
+    "Min": _as_it_is,
+    "Mish": _as_it_is,
     "Mul": _as_it_is,
+    "Neg": _as_it_is,
+    "PRelu": _as_it_is,
+    "Pad": sizes.pad,
+    "Pow": _as_it_is,
+    "Reciprocal": _as_it_is,
+    "ReduceMax": _reduction,
+    "ReduceMean": _reduction,
+    "ReduceMin": _reduction,
+    "ReduceSum": _reduction,
     "Relu": _as_it_is,
     "Reshape": _reshape,
+    "Resize": sizes.resize,
+    "Selu": _with("alpha", "gamma"),
     "Shape": _shape,
     "Sigmoid": _as_it_is,
     "Slice": _slice,
     "Softmax": _softmax,
+    "Softplus": _as_it_is,
+    "Softsign": _as_it_is,
+    "SpaceToDepth": _with("blocksize"),
+    "Split": sizes.split,
+    "Sqrt": _as_it_is,
     "Squeeze": _squeeze,
     "Sub": _as_it_is,
+    "Swish": _with("alpha"),
     "Tanh": _as_it_is,
+    "Tile": sizes.tile,
     "Transpose": _transpose,
     "Unsqueeze": _unsqueeze,
+    "Upsample": sizes.upsample,
+    "Where": _as_it_is,
 }
+
+RENAMED: Mapping[str, str] = {"Upsample": "Resize"}
+"""Operators that `ops` knows by another name."""

@@ -16,11 +16,12 @@ from ..ops.types import Array, TensorType, type_of
 from .batch_axis import Seen, batch_problem
 from .call import Call, Unsupported, read_attributes
 from .constant import constant_array
-from .converters import CONVERTERS
+from .converters import CONVERTERS, RENAMED
 from .structure import label
 from .tensors import size_in_bytes
 
 _SHAPE_BYTES = 2**16  # of a value worked out during import: shapes, axes and bounds are small
+_SEVERAL = ("Split",)  # operators all of whose results are taken
 _HOST = frozenset(each.name for each in OPERATORS)
 _REASONS = {
     **dict.fromkeys(("If", "Loop", "Scan"), "holds subgraphs, which are not supported"),
@@ -102,29 +103,31 @@ class Walk:
         inputs = tuple(proto.input)
         while inputs and not inputs[-1]:
             inputs = inputs[:-1]
-        call = Call(self.opset, inputs, self.types, self.known, attributes)
+        results = tuple(proto.output) if proto.op_type in _SEVERAL else (result,)
+        call = Call(self.opset, inputs, self.types, self.known, attributes, len(results))
         operands, attrs = CONVERTERS[proto.op_type](call)
-        if not all(operands):
-            raise Unsupported("an operand between others is absent")
-        self._add(Node(name, proto.op_type, operands, (result,), attrs, (name,)))
+        if not all((*operands, *results)):
+            raise Unsupported("an operand or result between others is absent")
+        op = RENAMED.get(proto.op_type, proto.op_type)
+        self._add(Node(name, op, operands, results, attrs, (name,)))
 
     def _add(self, node: Node) -> None:
-        """Type `node` and see that its result has a size and keeps the batch apart."""
-        result = node.outputs[0]
+        """Type `node` and see that its results have a size and keep the batch apart."""
         infer_node(node, self.types)
-        kind = self.types[result]
-        try:
-            size_in_bytes(kind.shape, kind.dtype)
-        except ValueError as error:
-            raise ValueError(f"its result {error}") from None
+        kinds = {result: self.types[result] for result in node.outputs}
+        for kind in kinds.values():
+            try:
+                size_in_bytes(kind.shape, kind.dtype)
+            except ValueError as error:
+                raise ValueError(f"its result {error}") from None
         known = derive(node, self.types, self.known, _SHAPE_BYTES)
-        if known:
-            self.known[result] = known
-        elif 0 in kind.shape:
-            raise ValueError(f"its result {list(kind.shape)} has a size of 0")
+        self.known.update(known)
+        for kind in kinds.values():
+            if 0 in kind.shape and not known:
+                raise ValueError(f"its result {list(kind.shape)} has a size of 0")
         if self.batched.intersection(node.inputs) and node.op != "Shape":
             problem = batch_problem(Seen(node, self.types, self.batched))
             if problem:
                 raise ValueError(problem)
-            self.batched.add(result)
+            self.batched.update(node.outputs)
         self.nodes.append(node)

@@ -8,7 +8,8 @@ are sized by what they produce, and only histograms outlive them.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from math import prod
 
 import numpy as np
 
@@ -17,9 +18,11 @@ from ..ops.types import Array, TensorType, bytes_of
 from .estimators import ESTIMATORS, Histogram
 from .graph import Graph
 from .interpret import interpret
+from .layers import device_layers
+from .sampling import rows_of
 
 _BATCH_BYTES = 2**26  # of kept values at a time
-_SAMPLE_BYTES = 2**29  # of kept values of all samples that a pass may hold at once
+_SAMPLE_BYTES = 2**29  # of the integers that quantisation holds of all its samples at once
 
 
 @dataclass(frozen=True)
@@ -27,12 +30,16 @@ class Calibration:
     """What quantisation has to know about the data.
 
     `limits` maps a value's name to the absolute real value that its quantiser clips at.
-    `samples` maps each graph input to an array (n, ...), few enough that every value of the
-    graph may be held for all of them; empty where there are none.
+    `samples` maps each graph input to an array (n, ...), few enough that the integers of a layer
+    may be held for all of them; empty where there are none. `references` maps every layer's result
+    to what it is on these samples at sampled positions, (rows, channels), and `seen` every value
+    to its histogram; both may be missing.
     """
 
     limits: Mapping[str, float]
     samples: Mapping[str, Array]
+    references: Mapping[str, Array] = field(default_factory=dict)
+    seen: Mapping[str, Histogram] = field(default_factory=dict)
 
 
 def calibrate(
@@ -53,17 +60,24 @@ def calibrate(
         )
     check_data(graph, data)
     seen = {name: Histogram() for name in quantised_values(graph)}
+    few = min(_most_samples(graph, _SAMPLE_BYTES), len(next(iter(data.values()))))
+    rows: dict[str, list[Array]] = {node.outputs[0]: [] for node in device_layers(graph)}
+    start = 0
     for part, feeds in batches(graph, data, tuple(seen), _BATCH_BYTES):
         values = interpret(part, feeds, keep=seen)
         for name, histogram in seen.items():
             if not np.isfinite(values[name]).all():
                 raise DataError(f"value {name!r} becomes NaN or infinite on the calibration data")
             histogram.add(values[name])
+        for name, parts in rows.items():
+            if start < few:
+                parts.append(rows_of(values[name][: few - start], start, few))
+        start += part.batch
         progress(part.batch)
     estimate = ESTIMATORS[method]
     limits = {name: estimate(each) if each.peak else 1.0 for name, each in seen.items()}
-    few = _most_samples(graph, tuple(seen), _SAMPLE_BYTES)
-    return Calibration(limits, _feeds(graph, data, 0, few))
+    references = {name: np.concatenate(parts) for name, parts in rows.items()}
+    return Calibration(limits, _feeds(graph, data, 0, few), references, seen)
 
 
 def quantised_values(graph: Graph) -> tuple[str, ...]:
@@ -114,7 +128,7 @@ def batches(
     A batch is as large as it can be with at most `limit` bytes of the values `keep`.
     """
     samples = len(next(iter(data.values())))
-    size = min(_most_samples(graph, keep, limit), samples)
+    size = min(_fit(graph, (*graph.inputs, *keep), limit), samples)
     part = graph.rebatch(size)
     for start in range(0, samples, size):
         count = min(size, samples - start)
@@ -122,8 +136,17 @@ def batches(
         yield (part if count == size else graph.rebatch(count)), feeds
 
 
-def _most_samples(graph: Graph, keep: tuple[str, ...], limit: int) -> int:
-    total = sum(bytes_of(graph.types[name]) for name in (*graph.inputs, *keep))
+def _fit(graph: Graph, values: tuple[str, ...], limit: int) -> int:
+    """Samples whose `values` take at most `limit` bytes, at least 1."""
+    total = sum(bytes_of(graph.types[name]) for name in values)
+    return max(1, limit * graph.batch // max(total, 1))
+
+
+def _most_samples(graph: Graph, limit: int) -> int:
+    """Samples of which quantisation may hold the integers: all int8 ones, a layer's int32."""
+    sizes = [prod(graph.types[name].shape) for name in quantised_values(graph)]
+    inputs = sum(bytes_of(graph.types[name]) for name in graph.inputs)
+    total = inputs + sum(sizes) + 4 * max(sizes, default=0)
     return max(1, limit * graph.batch // max(total, 1))
 
 

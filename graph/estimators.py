@@ -23,17 +23,22 @@ _SMALLEST = 1e-30  # as good as zero, and too small for float32 to divide by
 class Histogram:
     """Counts of |x| in equal bins from 0 to `reach`, which doubles as larger values come.
 
-    Exact zeros are counted apart: every scale represents them.
+    Exact zeros are counted apart: every scale represents them. `lowest` and `highest` are the
+    extremes with their signs.
     """
 
     def __init__(self) -> None:
         self.reach = 0.0
         self.peak = 0.0
+        self.lowest = 0.0
+        self.highest = 0.0
         self.zeros = 0
         self.counts: Array = np.zeros(BINS, np.int64)
 
     def add(self, values: Array) -> None:
         """Count finite `values` of any shape."""
+        self.lowest = min(self.lowest, float(values.min(initial=0.0)))
+        self.highest = max(self.highest, float(values.max(initial=0.0)))
         sizes = np.abs(values).ravel()
         sizes = sizes[sizes > _SMALLEST]
         self.zeros += values.size - sizes.size

@@ -36,22 +36,25 @@ def constants_known(constants: Mapping[str, Array]) -> dict[str, Known]:
 
 def derive(
     node: Node, types: Mapping[str, TensorType], known: Mapping[str, Known], limit: int
-) -> Known | None:
-    """What `node` makes, if that is known from `known` and `types` and has at most `limit` bytes.
+) -> dict[str, Known]:
+    """What `node` makes, by name, if that is known from `known` and `types`; else nothing.
 
-    Raises ValueError when the operator refuses the values, such as an index out of range.
+    Nothing either if it has more than `limit` bytes. Raises ValueError when the operator refuses
+    the values, such as an index out of range.
     """
     if node.op == "Shape" and node.inputs[0] not in known:
         sizes = types[node.inputs[0]].shape
         larger = (*(size + 1 for size in sizes[:1]), *sizes[1:])
-        return Known(shape.sizes(sizes, node.attrs), shape.sizes(larger, node.attrs))
+        shapes = (shape.sizes(each, node.attrs) for each in (sizes, larger))
+        return {node.outputs[0]: Known(*shapes)}
     if not all(name in known for name in node.inputs):
-        return None
+        return {}
     if sum(bytes_of(types[name]) for name in node.outputs) > limit:
-        return None
+        return {}
     operands = [known[name] for name in node.inputs]
     evaluate = operator(node.op).evaluate
-    value = evaluate([operand.value for operand in operands], node.attrs)[0]
-    if all(operand.value is operand.probe for operand in operands):
-        return Known(value, value)
-    return Known(value, evaluate([operand.probe for operand in operands], node.attrs)[0])
+    values = evaluate([operand.value for operand in operands], node.attrs)
+    probes = values
+    if not all(operand.value is operand.probe for operand in operands):
+        probes = evaluate([operand.probe for operand in operands], node.attrs)
+    return dict(zip(node.outputs, map(Known, values, probes), strict=True))

@@ -156,6 +156,17 @@ class IntegerLayer:
             steps.append(("shr", meeting.fraction))
         return (*steps, ("max", self.low), ("min", self.high)), vectors
 
+    def unrounded(self, products: Array, residual: Array | None = None) -> Array:
+        """int32 products (rows, channels) -> float32 steps of the output before round and clip."""
+        shifts = self.grid.shifts.astype(np.float64)
+        bias = self.bias / self.grid.out_scale
+        steps = products.astype(np.float32) * np.exp2(-shifts).astype(np.float32)
+        steps += bias.astype(np.float32)
+        if residual is not None:
+            meeting = self.grid.meeting
+            steps += residual * np.float32(2.0 ** (meeting.shift - meeting.fraction))
+        return steps
+
     def output(self, products: Array, residual: Array | None = None) -> Array:
         """int32 products (N, channels, ...) -> the layer's int8 output.
 

@@ -23,7 +23,7 @@ def counts(inputs: int, window: Window, include_pad: bool) -> Array:
     starts = np.arange(window.outputs(inputs)) * window.stride - window.pad_begin
     places = starts[:, None] + np.arange(window.kernel) * window.dilation
     low, high = (-window.pad_begin, inputs + window.pad_end) if include_pad else (0, inputs)
-    return ((places >= low) & (places < high)).sum(axis=1).astype(np.float64)
+    return np.asarray(((places >= low) & (places < high)).sum(axis=1), np.float64)
 
 
 def _infer(kinds: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:

@@ -1,7 +1,7 @@
 """Execution order: which module may run which instruction when, by dependence tokens alone.
 
 VTA's load, compute and store modules run concurrently, each in stream order, and wait for one
-another through four token queues only (docs/hardware.md, "Dependence tokens"). The order in
+another through four token queues only (docs/hardware.md, "Tokens"). The order in
 which a simulator executes a stream therefore does not depend on data: it is computed once here,
 under one of several policies. A stream whose result changes with the policy lacks a token.
 """

@@ -78,7 +78,7 @@ class ConcatTemplate:
     name = "concat"
     float_op = "Concat"
     device_op = "VtaConcat"
-    onnx_operators = ("Concat",)
+    onnx_operators: tuple[str, ...] = ("Concat",)
 
     def accepts(self, node: Node, graph: Graph, target: Target) -> str | None:
         """Images of one scale are joined along channels, in place where possible."""

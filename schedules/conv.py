@@ -57,7 +57,7 @@ class ConvTemplate:
     name = "conv"
     float_op = "Conv"
     device_op = "VtaConv"
-    onnx_operators = (
+    onnx_operators: tuple[str, ...] = (
         "Conv",
         "ConvTranspose",
         "AveragePool",

@@ -80,7 +80,7 @@ class DenseTemplate:
     name = "dense"
     float_op = "Dense"
     device_op = "VtaDense"
-    onnx_operators = ("Gemm", "MatMul")
+    onnx_operators: tuple[str, ...] = ("Gemm", "MatMul")
 
     def accepts(self, node: Node, graph: Graph, target: Target) -> str | None:
         """Fully connected layers with constant weights and bias run as blocked GEMMs."""
@@ -150,7 +150,7 @@ class DenseTemplate:
         lines.append("      WGT <- w[o, i]")
         lines.append("      INP <- x[n], the first time" if resident else "      INP <- x[n, i]")
         lines.append("      ACC += GEMM(INP, WGT)")
-        parts = _partial_sums(schedule.tile_n, schedule.tile_o, shape.i, target)
+        parts = _partial_sums(schedule.tile_n, schedule.tile_o, schedule.tile_i, target)
         if parts > 1:
             lines.append(f"    ACC = sum of {parts} partial sums")
         lines += [f"    {line}" for line in epilogue.describe(shape.steps, schedule.bias)]
@@ -182,7 +182,10 @@ def _matches(schedule: DenseSchedule, values: Mapping[str, Any]) -> bool:
 
 
 def _partial_sums(rows: int, columns: int, reduction: int, target: Target) -> int:
-    """Accumulators per output, so that none returns within the accumulator distance."""
+    """Accumulators per output, so that none returns within the accumulator distance.
+
+    `reduction` is that of one instruction: others wait for it.
+    """
     return min(ceil_div(target.acc_dep_distance, rows * columns), reduction)
 
 
@@ -193,7 +196,7 @@ def _accumulators(shape: _Shape, schedule: DenseSchedule, target: Target) -> int
     """
     vectors = shape.vectors + (schedule.bias == "add")
     return max(
-        columns * (rows * _partial_sums(rows, columns, shape.i, target) + vectors)
+        columns * (rows * _partial_sums(rows, columns, schedule.tile_i, target) + vectors)
         for rows in lengths(shape.n, schedule.tile_n)
         for columns in lengths(shape.o, schedule.tile_o)
     )
@@ -240,7 +243,7 @@ def _cost(shape: _Shape, schedule: DenseSchedule, target: Target) -> Cost:
     n, o, i = schedule.tile_n, schedule.tile_o, schedule.tile_i
     outer = ceil_div(shape.n, n) * ceil_div(shape.o, o)
     inner = ceil_div(shape.i, i)
-    parts = _partial_sums(n, o, shape.i, target)
+    parts = _partial_sums(n, o, i, target)
     weight = timing.load(target, Memory.WGT, 1, o * i)
     if _input_resident(shape, schedule, target):
         rows = timing.load(target, Memory.INP, 1, n * shape.i)
@@ -330,7 +333,7 @@ class _Lowering:
     def _tile(self, n: int, rows: int, o: int, columns: int) -> None:
         """One output tile."""
         out, shape, bias = self.out, self.shape, self.schedule.bias
-        parts = _partial_sums(rows, columns, shape.i, self.target)
+        parts = _partial_sums(rows, columns, self.schedule.tile_i, self.target)
         acc = out.context(Memory.ACC, _accumulators(shape, self.schedule, self.target))
         tile = _Tile(n, rows, o, columns, parts, acc)
         if bias != "init":

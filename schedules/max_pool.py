@@ -68,7 +68,7 @@ class MaxPoolTemplate:
     name = "max_pool"
     float_op = "MaxPool"
     device_op = "VtaMaxPool"
-    onnx_operators = ("MaxPool",)
+    onnx_operators: tuple[str, ...] = ("MaxPool",)
 
     def accepts(self, node: Node, graph: Graph, target: Target) -> str | None:
         """Two-dimensional max-pooling; padding is left out of the maximum."""
@@ -150,7 +150,8 @@ def _areas(shape: PoolShape, schedule: PoolSchedule) -> tuple[int, int]:
 def _tiles(shape: PoolShape, schedule: PoolSchedule) -> int:
     sizes = (schedule.tile_c, schedule.tile_h, schedule.tile_w)
     cut = (ceil_div(extent, size) for extent, size in zip(shape.extents(), sizes, strict=True))
-    return shape.batches * prod(cut)
+    count: int = shape.batches * prod(cut)
+    return count
 
 
 def _overflow(shape: PoolShape, schedule: PoolSchedule, target: Target) -> str | None:

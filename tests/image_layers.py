@@ -20,7 +20,7 @@ ORIGIN = ("Conv_0", "Relu_1")
 
 @dataclass(frozen=True)
 class ConvCase:
-    """One VtaConv: x (n, channels, h, w) times weights, bias, shifts, perhaps a residual, a clip."""
+    """One VtaConv: products, bias, shifts, perhaps a residual, a clip."""
 
     n: int = 1
     channels: int = 16
@@ -62,7 +62,8 @@ class ConvCase:
         constants: dict[str, Array] = {"w": random.integers(-128, 128, shape, np.int8)}
         x = TensorType((self.n, self.channels, *self.size), "int8", layout, 0.5)
         kinds = {"x": x}
-        inputs, steps = ["x", "w"], []
+        inputs = ["x", "w"]
+        steps: list[tuple[Any, ...]] = []
         if self.bias:
             steps.append(("add", len(inputs)))
             inputs.append("b")
@@ -106,7 +107,11 @@ def feeds_of(graph: Graph, seed: int = 1) -> dict[str, Array]:
 def conv_cases(draw: st.DrawFn) -> ConvCase:
     """Any convolution whose kernel fits its input."""
     kind = draw(st.sampled_from(("plain", "depthwise", "multiplier", "grouped")))
-    small, pair = st.integers(1, 3), lambda most: st.tuples(*[st.integers(1, most)] * 2)
+    small = st.integers(1, 3)
+
+    def pair(most: int) -> st.SearchStrategy[tuple[int, int]]:
+        return st.tuples(st.integers(1, most), st.integers(1, most))
+
     channels, outputs, group = draw(st.integers(1, 50)), draw(st.integers(1, 50)), 1
     if kind == "depthwise":
         outputs = group = channels

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from vtaflow.backend import program, timing
 from vtaflow.backend.isa import Isa
-from vtaflow.backend.profile import CHISEL, FSIM, HLS
+from vtaflow.backend.profile import CHISEL, FSIM
 from vtaflow.backend.target import Target
 from vtaflow.errors import ScheduleError
 from vtaflow.graph.interpret import interpret
@@ -81,7 +81,9 @@ def prepare(
     return graph, code
 
 
-def run_and_compare(case: ConvCase, target: Target, orders: Any = ("program",), **wanted: Any) -> None:
+def run_and_compare(
+    case: ConvCase, target: Target, orders: Any = ("program",), **wanted: Any
+) -> None:
     graph, code = prepare(case, target, **wanted)
     feeds = feeds_of(graph)
     expected = interpret(graph, feeds)["y"]

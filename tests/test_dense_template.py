@@ -398,7 +398,7 @@ def test_a_short_last_tile_may_need_more_partial_sums() -> None:
     target = geometry(0, 4, 9, 12, 9)
     case = Case(1, 7 * 16, 32, bias=False, shift="none")
     with pytest.raises(ScheduleError, match="ACC holds 4 elements a context, the tile needs 6"):
-        lower(case.graph(target), target, {"dense": {"tile_o": 4}})
+        lower(case.graph(target), target, {"dense": {"tile_o": 4, "tile_i": 2}})
     graph, _, code = prepare(case, target)
     assert np.array_equal(execute(case, target, code), expected(graph, case).ravel())
 

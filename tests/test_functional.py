@@ -222,8 +222,11 @@ class Streams:
             opcode = self.draw(
                 st.sampled_from([Opcode.LOAD, Opcode.GEMM, Opcode.GEMM, Opcode.ALU, Opcode.STORE])
             )
+            earlier = [insn for insn in insns if insn.opcode is opcode is Opcode.GEMM]
             if opcode in (Opcode.LOAD, Opcode.STORE):
                 insns.append(self.transfer(opcode))
+            elif earlier and self.number(0, 1):
+                insns.append(earlier[self.number(0, len(earlier) - 1)])  # so plans can reuse
             else:
                 insns.append(self.compute(opcode, uops))
         return encode(self.target, *insns, FINISH), isa.encode_uops(uops)

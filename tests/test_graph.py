@@ -254,8 +254,8 @@ def test_known_values_follow_shapes_and_the_batch() -> None:
     ):
         infer_node(each, types)
         result = derive(each, types, known, limit=1000)
-        assert result is not None
-        known[each.outputs[0]] = found[each.name] = result
+        known.update(result)
+        found[each.name] = result[each.outputs[0]]
     values = {name: (item.value.tolist(), item.probe.tolist()) for name, item in found.items()}
     assert values == {
         "s": ([2, 3], [3, 3]),
@@ -271,9 +271,19 @@ def test_known_values_have_a_limit() -> None:
     types = {"a": TensorType((100, 1)), "b": TensorType((100,)), "y": TensorType((100, 100))}
     known = constants_known({"a": np.zeros((100, 1), np.float32), "b": np.zeros(100, np.float32)})
     add = node("n", "Add", "a b", "y")
-    assert derive(add, types, known, limit=40000) is not None
-    assert derive(add, types, known, limit=39999) is None
-    assert derive(add, types, {}, limit=40000) is None
+    assert set(derive(add, types, known, limit=40000)) == {"y"}
+    assert derive(add, types, known, limit=39999) == {}
+    assert derive(add, types, {}, limit=40000) == {}
+
+
+def test_all_results_of_a_node_are_known() -> None:
+    types = {"x": TensorType((2, 3, 5)), "s": TensorType((3,), "int64")}
+    types |= {"n": TensorType((1,), "int64"), "r": TensorType((2,), "int64")}
+    known = derive(node("shape", "Shape", "x", "s", start=0, end=None), types, {}, 100)
+    split = Node("split", "Split", ("s",), ("n", "r"), {"axis": 0, "split": (1, 2)})
+    pieces = derive(split, types, known, 100)
+    assert {name: each.fixed for name, each in pieces.items()} == {"n": False, "r": True}
+    assert pieces["r"].value.tolist() == [3, 5]
 
 
 def test_edits() -> None:

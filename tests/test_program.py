@@ -65,8 +65,8 @@ def test_reused_memory_waits_for_its_readers() -> None:
     """x, h, g, y in a row: y may take h's place, and must not overtake the loads of h."""
     commands = [
         command
-        for pair in ("xh", "hg", "gy")
-        for command in copy_commands(3, *pair, origin=pair)
+        for source, result in ("xh", "hg", "gy")
+        for command in copy_commands(3, source, result, f"{source} to {result}")
     ]
     names = (("x", "input"), ("h", "activation"), ("g", "activation"), ("y", "output"))
     code = program.assemble(TARGET, [commands], buffers(3, *names))

@@ -23,10 +23,9 @@ def fold_constants(graph: Graph, limit: int = 2**28) -> Graph:
         except ValueError as error:
             problem = f"node {node.name!r} ({node.op}): {error}"
             raise ModelError(graph.name, [problem]) from None
-        if found:
-            known[node.outputs[0]] = found
-        if found and found.fixed:
-            constants[node.outputs[0]] = found.value
+        known.update(found)
+        if found and all(each.fixed for each in found.values()):
+            constants.update({name: each.value for name, each in found.items()})
         else:
             kept.append(node)
     return graph.rebuild(nodes=live_nodes(kept, graph.outputs), constants=constants)

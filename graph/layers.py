@@ -1,0 +1,37 @@
+"""The float layers with weights that VTA runs, and the operators of the device that they become."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ..ops import vta_conv, vta_dense
+from ..ops.types import Array, Attrs
+from .graph import Graph, Node
+
+
+@dataclass(frozen=True)
+class Layer:
+    """How a float layer with inputs (x, weight, bias[, residual]) runs on the device.
+
+    `accumulate(x, weight, attrs)` gives the int32 products (N, channels, ...) of int8 arrays.
+    """
+
+    op: str
+    accumulate: Callable[[Array, Array, Attrs], Array]
+
+
+LAYERS = {
+    "Dense": Layer("VtaDense", lambda x, weight, attrs: vta_dense.accumulate(x, weight)),
+    "FusedConv": Layer("VtaConv", vta_conv.accumulate),
+}
+
+
+def device_layers(graph: Graph) -> list[Node]:
+    """The layers of a float graph that are placed on VTA, in order."""
+    return [node for node in graph.nodes if node.device == "vta" and node.op in LAYERS]
+
+
+def residual_of(node: Node) -> str | None:
+    """The value that a float layer adds to its products."""
+    return node.inputs[3] if len(node.inputs) > 3 else None
