@@ -106,8 +106,9 @@ class Walk:
         results = tuple(proto.output) if proto.op_type in _SEVERAL else (result,)
         call = Call(self.opset, inputs, self.types, self.known, attributes, len(results))
         operands, attrs = CONVERTERS[proto.op_type](call)
-        if not all((*operands, *results)):
-            raise Unsupported("an operand or result between others is absent")
+        for what, values in (("operand", operands), ("result", results)):
+            if not all(values):
+                raise Unsupported(f"an {what} between others is absent".replace("an r", "a r"))
         op = RENAMED.get(proto.op_type, proto.op_type)
         self._add(Node(name, op, operands, results, attrs, (name,)))
 

@@ -8,6 +8,7 @@ reader gets a copy.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -109,16 +110,13 @@ class _Plan:
     def _leads_only_here(
         self, value: str, node: Node, readers: Mapping[str, tuple[Node, ...]]
     ) -> bool:
+        """Whether `node` alone reads `value`, and whatever shares the scale of `value`."""
+        if node.inputs.count(value) > 1 or readers[value] != (node,) or value in self.graph.outputs:
+            return False
         producer = self.graph.producers().get(value)
-        once = node.inputs.count(value) == 1 and readers[value] == (node,)
-        if not once or value in self.graph.outputs or producer is None:
-            return once and producer is None
-        if producer.device != "vta" or producer.op not in (*_KEEP, "Concat"):
+        if producer is None or producer.op not in _KEEP:
             return True
-        return all(
-            self._leads_only_here(operand, producer, readers) or producer.op == "Concat"
-            for operand in producer.inputs
-        )
+        return self._leads_only_here(producer.inputs[0], producer, readers)
 
     def root(self, value: str) -> str:
         """The value that stands for all that share the scale of `value`."""
@@ -139,10 +137,9 @@ class _Plan:
                 found[members[0]] = self._lowest(members[0])
             else:
                 found.update(self._in_octaves(members))
+        self._make_exact(found)
         values = dict.fromkeys((*self.calibration.limits, *self.ties))
-        scales = {value: found[self.root(value)] for value in values}
-        self._make_exact(scales)
-        return scales
+        return {value: found[self.root(value)] for value in values}
 
     def _classes(self) -> list[list[str]]:
         """Roots in groups whose scales are a power of two apart."""
@@ -193,19 +190,19 @@ class _Plan:
         ratio = scale / self._wanted(root)
         return ratio**2 if ratio >= 1 else ratio**-4
 
-    def _make_exact(self, scales: dict[str, float]) -> None:
+    def _make_exact(self, found: dict[str, float]) -> None:
         """Raise free scales a little where that puts a layer's only weight on its grid."""
-        shared = {self.root(value) for _, *pair in self.residuals for value in pair}
-        for node in device_layers(self.graph):
-            source, result = node.inputs[0], node.outputs[0]
+        layers = device_layers(self.graph)
+        made = Counter(self.root(node.outputs[0]) for node in layers)
+        fixed = {self.root(value) for _, *pair in self.residuals for value in pair}
+        for node in layers:
+            root = self.root(node.outputs[0])
             sizes = np.unique(np.abs(self.graph.constants[node.inputs[1]]))
-            if len(sizes) > 1 or not sizes[0] or self.root(result) in shared or result in self.ties:
+            if len(sizes) > 1 or not sizes[0] or root in fixed or made[root] > 1:
                 continue
-            if any(root == result for root in self.ties.values()):
-                continue
-            ratio = float(sizes[0]) * scales[source] / scales[result]
+            ratio = float(sizes[0]) * found[self.root(node.inputs[0])] / found[root]
             steps = ratio * 2.0 ** np.floor(np.log2(WEIGHT_LIMIT / ratio))
-            scales[result] *= steps / np.floor(steps)
+            found[root] *= steps / np.floor(steps)
 
     def raise_floors(self, scales: Mapping[str, float]) -> bool:
         """Note results too fine for their layer's largest weight; whether there were any."""

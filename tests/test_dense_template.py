@@ -395,7 +395,7 @@ def test_refused_overrides(name: str) -> None:
 
 def test_a_short_last_tile_may_need_more_partial_sums() -> None:
     """Tiles of 4 and 3 blocks: the latter take two partial sums to keep the distance of 4."""
-    target = geometry(0, 4, 9, 12, 9)
+    target = geometry(0, 4, 9, 13, 9)
     case = Case(1, 7 * 16, 32, bias=False, shift="none")
     with pytest.raises(ScheduleError, match="ACC holds 4 elements a context, the tile needs 6"):
         lower(case.graph(target), target, {"dense": {"tile_o": 4, "tile_i": 2}})

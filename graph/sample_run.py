@@ -1,0 +1,85 @@
+"""A run on samples: what the integer graph computes while it is still being made.
+
+Every value is held for all samples until the last reader of its float value has been seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from ..ops import operator
+from ..ops.types import Array, Attrs
+from .bias_correction import correct
+from .calibration import Calibration
+from .graph import Graph, Node
+from .layers import Layer
+from .sampling import rows_of
+from .shift_grid import IntegerLayer
+
+_CHUNK = 2**22  # accumulators that go through the epilogue at a time
+
+
+class SampleRun:
+    """Values of the new graph by name, each on behalf of a value of the float graph."""
+
+    def __init__(self, graph: Graph, calibration: Calibration) -> None:
+        self.calibration = calibration
+        self.values: dict[str, Array] = {"": np.empty(0), **calibration.samples}
+        self.count = len(next(iter(calibration.samples.values())))
+        self.constants: Mapping[str, Array] = graph.constants
+        self._owners = {name: [name] for name in graph.inputs}
+        self._last = {
+            value: index for index, node in enumerate(graph.nodes) for value in node.inputs
+        }
+        self._done = 0
+
+    def node(self, node: Node, owners: Mapping[str, str]) -> None:
+        """Evaluate a node that is no layer; `owners` maps its results to float values."""
+        arrays = [
+            self.constants[name] if name in self.constants else self.values[name]
+            for name in node.inputs
+        ]
+        results = operator(node.op).evaluate(arrays, node.attrs)
+        for name, array in zip(node.outputs, results, strict=True):
+            self._keep(name, array, owners[name])
+
+    def layer(
+        self, kind: Layer, x: str, layer: IntegerLayer, attrs: Attrs, residual: str, owner: str
+    ) -> tuple[IntegerLayer, Array]:
+        """The layer with its biases corrected, where there is a reference, and its products.
+
+        `residual` names the integers that are added, or is empty.
+        """
+        products = kind.accumulate(self.values[x], layer.weights, attrs)
+        reference = self.calibration.references.get(owner)
+        if reference is None:
+            return layer, products
+        beside = rows_of(self.values[residual], 0, self.count) if residual else None
+        rows = rows_of(products, 0, self.count)
+        return correct(layer, rows, reference, beside), products
+
+    def finish(
+        self, layer: IntegerLayer, products: Array, residual: str, name: str, owner: str
+    ) -> None:
+        """Keep the layer's output, a few samples at a time."""
+        output = np.empty(products.shape, np.int8)
+        at_once = max(1, _CHUNK * self.count // products.size)
+        for start in range(0, self.count, at_once):
+            part = slice(start, start + at_once)
+            beside = self.values[residual][part] if residual else None
+            output[part] = layer.output(products[part], beside)
+        self._keep(name, output, owner)
+
+    def done(self) -> None:
+        """One more node of the float graph is dealt with: drop what nobody reads any more."""
+        dead = [owner for owner in self._owners if self._last.get(owner, -1) <= self._done]
+        for owner in dead:
+            for name in self._owners.pop(owner):
+                self.values.pop(name, None)
+        self._done += 1
+
+    def _keep(self, name: str, array: Array, owner: str) -> None:
+        self.values[name] = array
+        self._owners.setdefault(owner, []).append(name)
