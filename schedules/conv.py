@@ -79,11 +79,11 @@ class ConvTemplate:
 
     def choices(self, layer: Layer, target: Target) -> Sequence[tuple[Cost, ConvSchedule]]:
         """Feasible schedules with their costs, best first."""
-        shape = ConvShape(layer, target)
+        shape, room = ConvShape(layer, target), Room.of(target)
         ranked = [
-            (_cost(shape, schedule, target), schedule)
+            (_cost(shape, schedule, target, room), schedule)
             for schedule in _space(shape, {})
-            if overflow(shape, schedule, target) is None
+            if overflow(shape, schedule, room) is None
         ]
         return sorted(ranked, key=lambda one: (one[0].total, one[0].load, one[1].tile_o))
 
@@ -110,13 +110,13 @@ class ConvTemplate:
             if key not in limits and key not in words:
                 known = ", ".join((*limits, *words))
                 raise ScheduleError(f"{where}: no schedule field {key!r}; conv has {known}")
-        fixed = sorted(_space(shape, values), key=lambda one: _cost(shape, one, target).total)
-        for schedule in fixed:
-            if overflow(shape, schedule, target) is None:
-                return schedule
-        raise ScheduleError(
-            f"{where}: {dict(values)} does not fit: {overflow(shape, fixed[0], target)}"
-        )
+        room, every = Room.of(target), list(_space(shape, values))
+        fitting = [one for one in every if overflow(shape, one, room) is None]
+        if not fitting:
+            raise ScheduleError(
+                f"{where}: {dict(values)} does not fit: {overflow(shape, every[0], room)}"
+            )
+        return min(fitting, key=lambda one: _cost(shape, one, target, room).total)
 
     def emit(self, layer: Layer, schedule: ConvSchedule, out: Emitter) -> None:
         """Write the layer's commands."""
@@ -228,27 +228,41 @@ def needs(shape: ConvShape, schedule: ConvSchedule) -> Needs:
     )
 
 
-def overflow(shape: ConvShape, schedule: ConvSchedule, target: Target) -> str | None:
+@dataclass(frozen=True)
+class Room:
+    """Elements of the scratchpads that a layer may use."""
+
+    wgt: int
+    inp: int
+    acc: int
+
+    @classmethod
+    def of(cls, target: Target) -> Room:
+        return cls(*(usable(target, one) for one in (Memory.WGT, Memory.INP, Memory.ACC)))
+
+
+def overflow(shape: ConvShape, schedule: ConvSchedule, room: Room) -> str | None:
     """The memory that a schedule overflows, or None."""
     need = needs(shape, schedule)
-    inp = usable(target, Memory.INP) - min(2, need.out_tiles) * need.residual
-    acc = usable(target, Memory.ACC) - need.vectors
-    for memory, size, count, room in (
-        (Memory.WGT, need.wgt, need.wgt_tiles, usable(target, Memory.WGT)),
+    inp = room.inp - min(2, need.out_tiles) * need.residual
+    for memory, size, count, elements in (
+        (Memory.WGT, need.wgt, need.wgt_tiles, room.wgt),
         (Memory.INP, need.inp, need.inp_tiles, inp),
-        (Memory.ACC, need.acc, need.out_tiles, acc),
+        (Memory.ACC, need.acc, need.out_tiles, room.acc - need.vectors),
     ):
-        share = room // (1 if count == 1 else 2)
+        share = elements // (1 if count == 1 else 2)
         if size > share:
             return f"{memory.name} has {share} elements for a tile, it needs {size}"
     return None
 
 
-def _cost(shape: ConvShape, schedule: ConvSchedule, target: Target) -> Cost:
+def _cost(
+    shape: ConvShape, schedule: ConvSchedule, target: Target, room: Room
+) -> Cost:
     """Busy cycles by the closed forms, every tile taken as one from the middle."""
     need = needs(shape, schedule)
     tiles_p = need.out_tiles // need.tiles_o
-    weight_reads, input_reads = _reads(shape, schedule, target, need)
+    weight_reads, input_reads = _reads(schedule, room, need)
     wgt = timing.load(target, Memory.WGT, 1, need.wgt)
     inp = _input_cycles(shape, schedule, target, need)
     row = need.acc // need.tile_o
@@ -267,13 +281,11 @@ def _cost(shape: ConvShape, schedule: ConvSchedule, target: Target) -> Cost:
     return Cost(loads, compute, tiles_p * need.tiles_o * store, total)
 
 
-def _reads(
-    shape: ConvShape, schedule: ConvSchedule, target: Target, need: Needs
-) -> tuple[int, int]:
+def _reads(schedule: ConvSchedule, room: Room, need: Needs) -> tuple[int, int]:
     """How many weight tiles and input tiles are loaded, repeats included."""
     tiles_p = need.out_tiles // need.tiles_o
-    wgt_room = max(1, usable(target, Memory.WGT) // need.wgt)
-    inp_room = max(1, (usable(target, Memory.INP) - 2 * need.residual) // need.inp)
+    wgt_room = max(1, room.wgt // need.wgt)
+    inp_room = max(1, (room.inp - 2 * need.residual) // need.inp)
     kept = need.tiles_i if schedule.order == "weights" else need.wgt_tiles
     weights = need.wgt_tiles * (tiles_p if kept > wgt_room else 1)
     inputs = tiles_p * need.tiles_i
@@ -296,12 +308,19 @@ def _input_cycles(
     shape: ConvShape, schedule: ConvSchedule, target: Target, need: Needs
 ) -> int:
     """Cycles to load the input of a tile from the middle."""
+    channels = need.tile_o if need.diagonal else min(schedule.tile_i, shape.inputs)
+    key = channels, schedule.tile_h, schedule.tile_w
+    known = shape.input_cycles.get(key)
+    if known is not None:
+        return known
     block = Block(
         shape.x.layout,
         shape.x.shape,
         0,
-        Extent(0, need.tile_o if need.diagonal else min(schedule.tile_i, shape.inputs)),
+        Extent(0, channels),
         shape.rows.reads(shape.rows.middle(schedule.tile_h), schedule.tile_h),
         shape.columns.reads(shape.columns.middle(schedule.tile_w), schedule.tile_w),
     )
-    return sum(timing.load(target, Memory.INP, one.rows, one.size) for one in block.rows())
+    cycles = sum(timing.load(target, Memory.INP, one.rows, one.size) for one in block.rows())
+    shape.input_cycles[key] = cycles
+    return cycles

@@ -149,6 +149,8 @@ class ConvShape:
         self.steps: tuple[tuple[Any, ...], ...] = tuple(
             tuple(step) for step in node.attrs["epilogue"]
         )
+        self.input_cycles: dict[tuple[int, int, int], int] = {}
+        """Cycles to load an input tile by its channels, rows and columns, once worked out."""
         self.has_bias = self.steps[0][0] == "add"
         self.bias: Array = (
             layer.constants[node.inputs[self.steps[0][1]]]
@@ -206,9 +208,19 @@ class ConvShape:
         first, last = block * self.block // per_group, last_channel // per_group
         return first * depth // self.block, ceil_div((last + 1) * depth, self.block)
 
+    def _plain_tiles(self) -> Array:
+        """All weight tiles of a layer without groups, output blocks first."""
+        size, (channels, depth) = self.block, self.weight.shape[:2]
+        padding = (-channels % size, -depth % size)
+        padded = np.pad(self.weight, [(0, padding[0]), (0, padding[1]), (0, 0), (0, 0)])
+        split = padded.reshape(self.outputs, size, self.inputs, size, *self.kernel)
+        return np.ascontiguousarray(split.transpose(0, 2, 4, 5, 1, 3))
+
     @cached_property
     def weight_tiles(self) -> list[Array]:
         """Per output block: int8[input blocks that it reads, kh, kw, BLOCK_OUT, BLOCK_IN]."""
+        if self.group == 1:
+            return list(self._plain_tiles())
         tiles = []
         per_group = self.y_shape[1] // self.group
         depth, size = self.weight.shape[1], self.block

@@ -18,7 +18,8 @@ from ..graph.graph import Graph, Node
 from . import TEMPLATES
 from .emitter import Emitter
 from .places import Place, find_places
-from .template import Cost, Layer, Template
+from .search import ScheduleLog, choose
+from .template import Layer, Template
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,6 @@ class LayerPlan:
     macs: int
     bytes_loaded: int
     bytes_stored: int
-    cost: Cost | None
     """None for a schedule that was forced and that the template would not consider."""
 
 
@@ -64,6 +64,7 @@ class _Parts:
 
     emitters: list[Emitter]
     places: Mapping[str, Place]
+    log: ScheduleLog
     buffers: list[Buffer] = field(default_factory=list)
     layers: list[LayerPlan] = field(default_factory=list)
 
@@ -78,18 +79,20 @@ def lower(
     target: Target,
     overrides: Mapping[str, Mapping[str, Any]] | None = None,
     apart: bool = False,
+    log: ScheduleLog | None = None,
 ) -> Lowered:
     """Choose a schedule for every device node and emit its commands.
 
     `overrides` maps a node's name (or that of an ONNX node it came from) to schedule fields;
-    `apart` gives every value a buffer of its own, so that each can be read back.
+    `apart` gives every value a buffer of its own, so that each can be read back; `log` holds
+    earlier decisions and takes new ones.
     Raises ScheduleError for an unknown name or an infeasible choice.
     """
     overrides = dict(overrides or {})
     stages = launch_stages(graph)
     device = [node for node in graph.nodes if node.device == "vta"]
     places = find_places(graph, stages, apart)
-    parts = _Parts([], places)
+    parts = _Parts([], places, log if log is not None else ScheduleLog())
     for _ in range(1 + max((stages[node.name] for node in device), default=-1)):
         parts.emitters.append(Emitter(target, parts.add_buffer))
     parts.buffers += _value_buffers(graph, device, places)
@@ -101,6 +104,8 @@ def lower(
             f"layers: {', '.join(node.name for node in device)}"
         )
     for node in device:
+        if node.op == "VtaFlatten":
+            continue  # another name for the same memory
         wanted = {
             key: value
             for alias in (*node.origin, node.name)
@@ -164,7 +169,7 @@ def _emit_layer(
     launch: int,
 ) -> None:
     layer = Layer.of(graph, node, parts.places)
-    template, cost, schedule = _choose(layer, target, wanted)
+    template, schedule = _choose(layer, target, wanted, parts.log)
     out = parts.emitters[launch]
     before = len(out.commands)
     out.begin(node.name, node.origin)
@@ -190,27 +195,23 @@ def _emit_layer(
                 for one in mine
                 if isinstance(one, Store)
             ),
-            cost=cost,
         )
     )
 
 
 def _choose(
-    layer: Layer, target: Target, wanted: Mapping[str, Any]
-) -> tuple[Template, Cost | None, Any]:
-    """The template and schedule with the least cost, or the one that `wanted` describes."""
+    layer: Layer, target: Target, wanted: Mapping[str, Any], log: ScheduleLog
+) -> tuple[Template, Any]:
+    """The template and the fastest schedule, or the one that `wanted` describes."""
     reasons = []
     for template in TEMPLATES:
         if template.device_op != layer.node.op:
             continue
-        ranked = template.choices(layer, target)
         if wanted:
-            schedule = template.override(layer, target, wanted)
-            cost = next((cost for cost, one in ranked if one == schedule), None)
-            return template, cost, schedule
-        if ranked:
-            cost, schedule = ranked[0]
-            return template, cost, schedule
+            return template, template.override(layer, target, wanted)
+        chosen = choose(template, layer, target, log)
+        if chosen is not None:
+            return template, chosen
         reasons.append(f"the {template.name} template finds no tile that fits")
     raise ScheduleError(
         f"layer {layer.node.name!r} ({layer.node.op}): "
@@ -220,11 +221,12 @@ def _choose(
 
 def _macs(layer: Layer) -> int:
     """Multiply-accumulates of the layer as the model states it, lanes of padding not counted."""
-    weight = layer.constants[layer.node.inputs[1]]
     result = layer.types[layer.node.outputs[0]].shape
     if layer.node.op == "VtaDense":
         return prod(result) * int(layer.node.attrs["features"][1])
-    return prod(result) * prod(weight.shape[1:])
+    if layer.node.op == "VtaConv":
+        return prod(result) * prod(layer.constants[layer.node.inputs[1]].shape[1:])
+    return 0
 
 
 def _steps(

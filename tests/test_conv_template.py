@@ -22,7 +22,7 @@ from vtaflow.errors import ScheduleError
 from vtaflow.graph.interpret import interpret
 from vtaflow.runtime.interleave import ORDERS
 from vtaflow.schedules.conv import ORDERS as LOOP_ORDERS
-from vtaflow.schedules.conv import ConvSchedule, ConvTemplate, overflow
+from vtaflow.schedules.conv import ConvSchedule, ConvTemplate, Room, overflow
 from vtaflow.schedules.conv_shape import ConvShape
 from vtaflow.schedules.model import lower
 from vtaflow.schedules.places import find_places
@@ -185,7 +185,7 @@ def test_overflow_agrees_with_choices() -> None:
     graph = case.graph(PYNQ)
     layer = Layer.of(graph, graph.nodes[0], find_places(graph, {"conv": 0}, apart=False))
     shape = ConvShape(layer, PYNQ)
-    assert all(overflow(shape, schedule, PYNQ) is None for schedule in space(case, PYNQ))
+    assert all(overflow(shape, schedule, Room.of(PYNQ)) is None for schedule in space(case, PYNQ))
 
 
 def test_describe() -> None:
