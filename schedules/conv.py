@@ -55,7 +55,7 @@ class ConvTemplate:
     """Convolutions with constant weights."""
 
     name = "conv"
-    float_op = "Conv"
+    float_op = "FusedConv"
     device_op = "VtaConv"
     onnx_operators: tuple[str, ...] = (
         "Conv",

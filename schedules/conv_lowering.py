@@ -219,19 +219,19 @@ class ConvLowering:
         rows = self.shape.rows.runs(tile.h.start, tile.h.count)
         columns = self.shape.columns.runs(tile.w.start, tile.w.count)
         to, at = block.steps(), source.steps()
-        height, width = self.shape.kernel
+        row_step, column_step = self.shape.tap_steps()
         for row, column in product(rows, columns):
             dst = (row.out - tile.h.start) * to["H"] + (column.out - tile.w.start) * to["W"]
             src = (row.inp - source.h.start) * at["H"] + (column.inp - source.w.start) * at["W"]
-            first = row.kernel * width + column.kernel
+            first = row.kernel * row_step + column.kernel * column_step
             reductions = (
-                Loop(depth, src=at["C"], wgt=height * width),
-                Loop(row.taps, src=row.tap_step * at["H"], wgt=width),
-                Loop(column.taps, src=column.tap_step * at["W"], wgt=1),
+                Loop(depth, src=at["C"], wgt=self.shape.taps),
+                Loop(row.taps, src=row.tap_step * at["H"], wgt=row_step),
+                Loop(column.taps, src=column.tap_step * at["W"], wgt=column_step),
             )
             channel_step = at["C"] if tile.part.diagonal else 0
             outputs = (
-                Loop(tile.o.count, to["C"], channel_step, depth * height * width),
+                Loop(tile.o.count, to["C"], channel_step, depth * self.shape.taps),
                 Loop(row.count, row.out_step * to["H"], row.inp_step * at["H"]),
                 Loop(column.count, column.out_step * to["W"], column.inp_step * at["W"]),
             )
@@ -293,8 +293,9 @@ class ConvLowering:
         place = self.layer.places[self.layer.node.inputs[position]]
         block = self._result_block(tile, place)
         base = self.residual_slots.take((place.buffer, block))
-        self._load_block(block, place.buffer, base)
         size = self.shape.block
         identity = np.eye(size, dtype=np.int8) * np.int8(1 << power)
-        wgt = self.out.resident(Memory.WGT, f"identity_{1 << power}", identity)
-        self.out.gemm(acc, base, wgt, Loop(block.elements, dst=1, src=1))
+        with self.out.role("residual"):
+            self._load_block(block, place.buffer, base)
+            wgt = self.out.resident(Memory.WGT, f"identity_{1 << power}", identity)
+            self.out.gemm(acc, base, wgt, Loop(block.elements, dst=1, src=1))

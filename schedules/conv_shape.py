@@ -127,6 +127,11 @@ class Axis:
         return sum(tap.count for tap in self.window.taps(self.inputs))
 
 
+def is_uniform(weight: Array) -> bool:
+    """Whether all kernel elements (axes 2 and 3) of every channel pair are equal."""
+    return bool((weight == weight[:, :, :1, :1]).all())
+
+
 class ConvShape:
     """A VtaConv node in VTA's terms."""
 
@@ -164,9 +169,26 @@ class ConvShape:
         ]
 
     @cached_property
+    def uniform(self) -> bool:
+        """Whether all kernel elements of a channel pair are equal, as in a pool or an upsampling.
+
+        One weight tile then serves every tap.
+        """
+        return is_uniform(self.weight)
+
+    @cached_property
+    def stored_kernel(self) -> tuple[int, int]:
+        """Rows and columns of weight tiles that are stored for a pair of channel blocks."""
+        return (1, 1) if self.uniform else (self.kernel[0], self.kernel[1])
+
+    @property
     def taps(self) -> int:
-        """Kernel elements."""
-        return int(np.prod(self.kernel))
+        """Weight tiles that are stored for a pair of channel blocks."""
+        return self.stored_kernel[0] * self.stored_kernel[1]
+
+    def tap_steps(self) -> tuple[int, int]:
+        """Distance between the weight tiles of neighbouring kernel rows, and columns."""
+        return (0, 0) if self.uniform else (self.kernel[1], 1)
 
     @cached_property
     def parts(self) -> tuple[Part, ...]:
@@ -210,18 +232,22 @@ class ConvShape:
 
     def _plain_tiles(self) -> Array:
         """All weight tiles of a layer without groups, output blocks first."""
-        size, (channels, depth) = self.block, self.weight.shape[:2]
+        rows, columns = self.stored_kernel
+        weight = self.weight[:, :, :rows, :columns]
+        size, (channels, depth) = self.block, weight.shape[:2]
         padding = (-channels % size, -depth % size)
-        padded = np.pad(self.weight, [(0, padding[0]), (0, padding[1]), (0, 0), (0, 0)])
-        split = padded.reshape(self.outputs, size, self.inputs, size, *self.kernel)
+        padded = np.pad(weight, [(0, padding[0]), (0, padding[1]), (0, 0), (0, 0)])
+        split = padded.reshape(self.outputs, size, self.inputs, size, rows, columns)
         return np.ascontiguousarray(split.transpose(0, 2, 4, 5, 1, 3))
 
     @cached_property
     def weight_tiles(self) -> list[Array]:
-        """Per output block: int8[input blocks that it reads, kh, kw, BLOCK_OUT, BLOCK_IN]."""
+        """Per output block: int8[input blocks it reads, rows, columns, BLOCK_OUT, BLOCK_IN]."""
         if self.group == 1:
             return list(self._plain_tiles())
         tiles = []
+        rows, columns = self.stored_kernel
+        weight = self.weight[:, :, :rows, :columns]
         per_group = self.y_shape[1] // self.group
         depth, size = self.weight.shape[1], self.block
         for part in self.parts:
@@ -229,12 +255,12 @@ class ConvShape:
                 block = part.outputs.start + o
                 first = part.inputs.start + (o if part.diagonal else 0)
                 count = 1 if part.diagonal else part.inputs.count
-                lanes = np.zeros((size, count * size, *self.kernel), np.int8)
+                lanes = np.zeros((size, count * size, rows, columns), np.int8)
                 for lane, channel in enumerate(
                     range(block * size, min((block + 1) * size, self.y_shape[1]))
                 ):
                     start = channel // per_group * depth - first * size
-                    lanes[lane, start : start + depth] = self.weight[channel]
-                split = lanes.reshape(size, count, size, *self.kernel)
+                    lanes[lane, start : start + depth] = weight[channel]
+                split = lanes.reshape(size, count, size, rows, columns)
                 tiles.append(np.ascontiguousarray(split.transpose(1, 3, 4, 0, 2)))
         return tiles

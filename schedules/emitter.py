@@ -8,7 +8,8 @@ the top of a memory where constants stay that many layers use.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -68,11 +69,19 @@ class Emitter:
         }
         self._resident_buffers: dict[str, str] = {}
         self._origin: tuple[str, ...] = ()
+        self._role = ""
         self._layer = ""
 
     def begin(self, layer: str, origin: tuple[str, ...]) -> None:
         """Name the layer whose commands follow and the ONNX nodes it came from."""
         self._layer, self._origin = layer, origin
+
+    @contextmanager
+    def role(self, name: str) -> Iterator[None]:
+        """Give the commands written inside a row of their own in profiles."""
+        before, self._role = self._role, name
+        yield
+        self._role = before
 
     def context(self, memory: Memory, size: int, limit: int | None = None) -> int:
         """First element of the next context of `memory`; 0 when `size` needs more than a half.
@@ -129,27 +138,29 @@ class Emitter:
     ) -> None:
         """Load `rows` rows of `size` elements."""
         self.commands.append(
-            Load(memory, sram, buffer, offset, size, rows, stride, pads, self._origin)
+            Load(memory, sram, buffer, offset, size, rows, stride, pads, self._origin, self._role)
         )
 
     def store(
         self, sram: int, buffer: str, offset: int, size: int, rows: int = 1, stride: int = 0
     ) -> None:
         """Store `rows` rows of `size` elements."""
-        self.commands.append(Store(sram, buffer, offset, size, rows, stride, self._origin))
+        self.commands.append(
+            Store(sram, buffer, offset, size, rows, stride, self._origin, self._role)
+        )
 
     def gemm(self, dst: int, src: int, wgt: int, *loops: Loop) -> None:
         """Accumulate products."""
-        self.commands.append(Gemm(dst, src, wgt, loops, origin=self._origin))
+        self.commands.append(Gemm(dst, src, wgt, loops, False, self._origin, self._role))
 
     def reset(self, dst: int, *loops: Loop) -> None:
         """Zero accumulators."""
-        self.commands.append(Gemm(dst, 0, 0, loops, reset=True, origin=self._origin))
+        self.commands.append(Gemm(dst, 0, 0, loops, True, self._origin, self._role))
 
     def alu_imm(self, op: AluOp, dst: int, imm: int, *loops: Loop) -> None:
         """Apply `op` with an immediate."""
-        self.commands.append(Alu(op, dst, loops, imm=imm, origin=self._origin))
+        self.commands.append(Alu(op, dst, loops, imm, 0, self._origin, self._role))
 
     def alu(self, op: AluOp, dst: int, src: int, *loops: Loop) -> None:
         """Apply `op` between accumulators."""
-        self.commands.append(Alu(op, dst, loops, src=src, origin=self._origin))
+        self.commands.append(Alu(op, dst, loops, None, src, self._origin, self._role))

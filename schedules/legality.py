@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..backend.target import Target
+from ..graph.device_forms import FORMS, refusal
 from ..graph.graph import Graph, Node
 from . import TEMPLATES
 
@@ -13,6 +14,8 @@ def accepts_on(target: Target) -> Callable[[Node, Graph], str | None]:
     """A function that says why a float node cannot run on `target`; None means that it can."""
 
     def accepts(node: Node, graph: Graph) -> str | None:
+        if node.op in FORMS:
+            return refusal(graph, node)
         reasons = []
         for template in TEMPLATES:
             if template.float_op == node.op:

@@ -20,6 +20,7 @@ from ..backend.commands import Buffer, Memory
 from ..backend.isa import Isa
 from ..backend.target import Target
 from ..errors import ScheduleError
+from .conv_shape import is_uniform
 from .emitter import Emitter
 from .template import Layer, Template
 
@@ -96,6 +97,8 @@ def layer_key(layer: Layer) -> str:
             parts.append(f"{','.join(map(str, kind.shape))}{whole}:{kind.layout.order}")
     for key in sorted(set(node.attrs) - {"scale", "layout", "in_layout", "epilogue"}):
         parts.append(f"{key}={_plain(node.attrs[key])}")
+    if node.op == "VtaConv" and is_uniform(layer.constants[node.inputs[1]]):
+        parts.append("uniform")
     steps = [step[0] for step in node.attrs.get("epilogue", ())]
     parts.append("+".join(steps))
     if steps[:1] == ["add"]:
