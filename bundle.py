@@ -47,7 +47,7 @@ def bundle(
     for index, code in enumerate(assembled.launches):
         members[f"launch{index}.insns"] = code.insns.tobytes()
         members[f"launch{index}.origins"] = np.array(
-            [names[origin] for origin in code.origins], "<i4"
+            [names[one] for one in zip(code.origins, code.roles, strict=True)], "<i4"
         ).tobytes()
         launches.append(
             {
@@ -71,7 +71,8 @@ def bundle(
         "steps": [_step(step) for step in lowered.steps],
         "host_constants": host_constants,
         "launches": launches,
-        "origins": [list(origin) for origin in names],
+        "origins": [list(origin) for origin, _ in names],
+        "roles": [role for _, role in names],
         "arena": {
             "bytes": assembled.arena.bytes,
             "keep_intermediates": keep_intermediates,
@@ -108,9 +109,12 @@ def layer_cycles(target: Target, code: LaunchCode) -> dict[tuple[str, ...], int]
     return cycles
 
 
-def _origin_table(launches: Sequence[LaunchCode]) -> dict[tuple[str, ...], int]:
-    origins = dict.fromkeys(origin for code in launches for origin in code.origins)
-    return {origin: index for index, origin in enumerate(origins)}
+def _origin_table(launches: Sequence[LaunchCode]) -> dict[tuple[tuple[str, ...], str], int]:
+    """Every (origin, role) with its index."""
+    pairs = dict.fromkeys(
+        pair for code in launches for pair in zip(code.origins, code.roles, strict=True)
+    )
+    return {pair: index for index, pair in enumerate(pairs)}
 
 
 def _host_constants(graph: Graph, members: dict[str, bytes]) -> Json:

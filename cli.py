@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import __version__, report
 from .errors import ArtifactError, DataError, VtaflowError
-from .runtime.data import load_feeds, load_labels, random_feeds, save_arrays
+from .runtime.data import load_feeds, load_labels, load_samples, random_feeds, save_arrays
 from .runtime.recipe import Recipe, find_recipe
 from .runtime.tensors import TensorInfo
 
@@ -29,12 +29,16 @@ if TYPE_CHECKING:
     from .backend.artifact import Artifact
     from .backend.target import Target
     from .compiler import CompiledModel, CompileOptions
+    from .runtime.client import Client
     from .runtime.comparison import Comparison
+    from .runtime.device import Device
     from .runtime.session import InferenceSession
 
 FINE, FAILED, USER_ERROR = 0, 1, 2
 INTERRUPTED, BROKEN_PIPE = 130, 141
 RANDOM_SAMPLES = 64
+LAYER_SAMPLES = 8
+EMULATOR, EMULATED = "emulator", "pynq"
 DATA_TITLE = "data (REF: FILE.npz#key, FILE.npz, FILE.npy or a folder; raw, as the recipe takes it)"
 CALIBRATION_METHODS = ("mse", "minmax", "percentile", "entropy")
 
@@ -99,6 +103,9 @@ def _dispatch(arguments: list[str]) -> int:
     elif len(arguments) > 1 and re.fullmatch("[a-z]+", arguments[0]):
         raise UsageError(f"there is no verb {arguments[0]!r}; verbs: {', '.join(by_name)}")
     options = _parser(verb).parse_args(rest)
+    if getattr(options, "target", None) == EMULATOR:
+        options.target = EMULATED
+        options.device = getattr(options, "device", None) or EMULATOR
     return verb.run(options)
 
 
@@ -145,15 +152,27 @@ def _add_target(parser: argparse.ArgumentParser, default: str | None = "sim") ->
         "--target",
         default=default,
         metavar="T",
-        help="a bundled target's name or the path of a VTA JSON file (default: "
-        f"{default or 'that of the artifact'})",
+        help="a bundled target's name or the path of a VTA JSON file; emulator is short for "
+        f"{EMULATED} on device {EMULATOR} (default: {default or 'that of the artifact'})",
     )
 
 
 def _add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--device", default="sim", help="where streams run (default: sim, the simulator)"
+        "--device", metavar="D", help="where streams run: sim (default), emulator or board"
     )
+
+
+def _add_place(parser: argparse.ArgumentParser) -> None:
+    """Where streams run: here or on a server."""
+    _add_device(parser)
+    parser.add_argument("--bitstream", metavar="PATH",
+                        help="of --device board (default: the target's in the cache)")
+    group = parser.add_argument_group("a board across the network")
+    group.add_argument("--host", metavar="URL",
+                       help="run on the server there, such as http://192.168.2.99:8000 "
+                       "(default for board targets: VTA_RPC_HOST and VTA_RPC_PORT)")
+    group.add_argument("--token-file", metavar="FILE", help="the server's bearer token")
 
 
 def _add_data(parser: argparse.ArgumentParser) -> None:
@@ -193,6 +212,12 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"expected a port from 0 to 65535, found {text!r}")
+    return int(text)
+
+
 def _placement(text: str) -> tuple[str, str]:
     node, _, device = text.rpartition("=")
     if not node or device not in ("vta", "host"):
@@ -211,6 +236,7 @@ def _tiles(text: str) -> tuple[str, dict[str, int | str]]:
 def _one_shot_options(parser: argparse.ArgumentParser) -> None:
     _add_model(parser)
     _add_compilation(parser)
+    _add_place(parser)
     _add_data(parser)
     _add_limits(parser)
     parser.add_argument("-o", "--output", metavar="MODEL.vta", help="keep the compiled model")
@@ -229,7 +255,7 @@ def _compile_options(parser: argparse.ArgumentParser) -> None:
 def _run_options(parser: argparse.ArgumentParser) -> None:
     _add_artifact(parser)
     _add_target(parser, None)
-    _add_device(parser)
+    _add_place(parser)
     group = parser.add_argument_group(DATA_TITLE)
     group.add_argument("--input", metavar="REF", help="samples to run (default: random)")
     group.add_argument("--labels", metavar="REF", help="their class indices")
@@ -243,7 +269,11 @@ def _compare_options(parser: argparse.ArgumentParser) -> None:
     _add_model(parser)
     parser.add_argument("artifact", nargs="?", metavar="MODEL.vta",
                         help="compiled from it (default: compile now)")
+    parser.add_argument("--layers", action="store_true",
+                        help="compare with the simulator instead, byte for byte and tensor by "
+                        "tensor; the artifact has --keep-intermediates")
     _add_compilation(parser)
+    _add_place(parser)
     _add_data(parser)
     _add_limits(parser)
     parser.set_defaults(output=None)
@@ -266,6 +296,29 @@ def _selftest_options(parser: argparse.ArgumentParser) -> None:
     _add_device(parser)
 
 
+def _serve_options(parser: argparse.ArgumentParser) -> None:
+    _add_target(parser, EMULATED)
+    _add_device(parser)
+    parser.add_argument("--bitstream", metavar="PATH",
+                        help="default: the target's in the cache; 'loaded' keeps what is there")
+    parser.add_argument("--store", metavar="DIR",
+                        help="where models are kept (default: ~/.local/share/vtaflow/models)")
+    parser.add_argument("--inject", default="", metavar="FAULTS",
+                        help="faults of the emulator, such as never-done,runs=1")
+    group = parser.add_argument_group("who may ask")
+    group.add_argument("--bind", default="127.0.0.1", metavar="ADDRESS",
+                       help="listen there; anything but loopback needs --token-file")
+    group.add_argument("--port", type=_port, default=8000, help="0 takes a free one")
+    group.add_argument("--token-file", metavar="FILE", help="the bearer token that clients show")
+    group = parser.add_argument_group("limits")
+    group.add_argument("--queue", type=_positive, default=32, metavar="N",
+                       help="requests that may wait for the device (then 429)")
+    group.add_argument("--timeout", type=_positive, default=60, metavar="SECONDS",
+                       help="for one request, waiting included")
+    group.add_argument("--max-request", type=_positive, default=32, metavar="MIB")
+    group.add_argument("--max-upload", type=_positive, default=128, metavar="MIB")
+
+
 # --- verbs -------------------------------------------------------------------------------------
 
 
@@ -274,21 +327,21 @@ def _deploy(options: Options) -> int:
     _require_place(options.output, options.model)
     recipe, inputs = _source(options)
     feeds, labels = _test_data(options, recipe, inputs)
+    place = _place(options, _target(options.target))
+    notes = _place_notes(place, Path(options.model).stem)  # a server that is not there: say so now
     compiled = _compiled(options, recipe, inputs)
     if compiled is None:
         return FINE
     from .evaluate import compare
 
     with _progress(options, _count(feeds), "comparing") as progress:
-        comparison = compare(compiled, feeds, labels, progress=progress)
+        comparison = compare(compiled, feeds, labels, place, progress)
     if options.output:
         compiled.save(options.output)
+    manifest = compiled.artifact.manifest
+    notes = notes or _device_notes(manifest["target"], place)
     return _judge(
-        options,
-        comparison,
-        compiled.artifact.manifest,
-        compiled.compile_seconds,
-        compiled.warnings,
+        options, comparison, manifest, notes, compiled.compile_seconds, compiled.warnings
     )
 
 
@@ -322,14 +375,19 @@ def _compile(options: Options) -> int:
 def _run(options: Options) -> int:
     """Run an artifact."""
     from .runtime.comparison import accuracy
+    from .runtime.inspection import open_artifact
     from .runtime.session import InferenceSession
 
     _require_place(options.output, options.artifact)
-    with InferenceSession(options.artifact, options.device, options.target) as session:
-        feeds = _run_feeds(options, session)
+    artifact = open_artifact(options.artifact)
+    target = _target(options.target) if options.target else artifact.target
+    place = _place(options, target)
+    with InferenceSession(artifact, place, target) as session:
+        feeds = _run_samples(options, session)
+        raw = bool(options.input) and not options.preprocessed
         labels = load_labels(options.labels) if options.labels else None
         with _progress(options, _count(feeds), "running") as progress:
-            results = session.run(None, feeds, progress)
+            results = (session.run_raw if raw else session.run)(None, feeds, progress)
         assert session.last_run is not None
         names = [one.name for one in session.get_outputs()]
         outputs = dict(zip(names, results, strict=True))
@@ -339,7 +397,7 @@ def _run(options: Options) -> int:
             outputs,
             session.last_run,
             None if labels is None else accuracy(results[0], labels),
-            _device_notes(session.target.to_json(), options.device),
+            _place_notes(place, artifact.name) or _device_notes(target.to_json(), place),
         )
     if options.output:
         save_arrays(options.output, outputs)
@@ -348,19 +406,98 @@ def _run(options: Options) -> int:
 
 
 def _compare(options: Options) -> int:
-    """Compare a model on the device with the float reference."""
+    """Compare a model on the device with the float reference, or with the simulator."""
+    if options.layers:
+        return _compare_layers(options)
     if options.artifact is None:
         return _deploy(options)
     from .evaluate import compare_artifact
     from .runtime.session import InferenceSession
 
-    with InferenceSession(options.artifact, target=options.target) as session:
+    target = _target(options.target)
+    place = _place(options, target)
+    with InferenceSession(options.artifact, place, target) as session:
+        manifest = session.artifact.manifest
         feeds, labels = _test_data(options, _recipe(options), session.get_inputs())
         with _progress(options, _count(feeds), "comparing") as progress:
             comparison = compare_artifact(
                 session, options.model, feeds, labels, progress=progress
             )
-        return _judge(options, comparison, session.artifact.manifest)
+        notes = _place_notes(place, session.artifact.name)
+        return _judge(
+            options, comparison, manifest, notes or _device_notes(manifest["target"], place)
+        )
+
+
+def _compare_layers(options: Options) -> int:
+    """Every tensor that VTA makes, on the device and on the simulator."""
+    from .runtime.layer_comparison import compare_layers
+    from .runtime.session import InferenceSession
+
+    artifact = _kept_artifact(options)
+    if artifact is None:
+        return FINE
+    place = _place(options, artifact.target)
+    with (
+        InferenceSession(artifact) as reference,
+        InferenceSession(artifact, place) as session,
+    ):
+        recipe = _recipe(options)
+        feeds, _ = _test_data(options, recipe, session.get_inputs())
+        some = {name: array[:LAYER_SAMPLES] for name, array in feeds.items()}
+        results = compare_layers(reference, session, some)
+    notes = _place_notes(place, artifact.name) or _device_notes(artifact.target.to_json(), place)
+    found = report.layers_report(artifact.manifest, results, _count(some), notes)
+    _emit(options, found, report.layers_text(found))
+    return FINE if all(one["equal"] for one in found["tensors"]) else FAILED
+
+
+def _kept_artifact(options: Options) -> Artifact | None:
+    """The artifact whose layers are compared: given, or compiled so that it keeps them."""
+    from .runtime.inspection import open_artifact
+
+    given = options.artifact or (options.model if options.model.endswith(".vta") else None)
+    if given is not None:
+        artifact = open_artifact(given)
+        if not artifact.manifest["arena"]["keep_intermediates"]:
+            raise ArtifactError(f"{given}: keeps no layers, compile it with --keep-intermediates")
+        return artifact
+    options.keep_intermediates = True
+    recipe, inputs = _source(options)
+    compiled = _compiled(options, recipe, inputs)
+    return None if compiled is None else compiled.artifact
+
+
+def _serve(options: Options) -> int:
+    """Serve models over HTTP until a signal ends it."""
+    try:
+        from .runtime.server.command import Settings, serve
+        from .runtime.server.limits import MIB, Limits
+    except ModuleNotFoundError as error:
+        if error.name != "tornado":
+            raise
+        raise UsageError("deploy serve needs tornado: pip install 'vtaflow[serve]'") from None
+    limits = Limits(
+        queue=options.queue,
+        seconds=float(options.timeout),
+        body=options.max_request * MIB,
+        bodies=3 * options.max_request * MIB,
+        upload=options.max_upload * MIB,
+    )
+    hardware = bool(_target(options.target).registers)
+    device = options.device or ("board" if hardware else "sim")
+    settings = Settings(
+        target=options.target, device=device, bind=options.bind, port=options.port,
+        token_file=options.token_file, store=options.store, bitstream=options.bitstream,
+        faults=options.inject, limits=limits,
+    )
+    serve(settings, lambda url: _announce(options, f"serving {device} on {url}"))
+    return FINE
+
+
+def _announce(options: Options, message: str) -> None:
+    if not options.quiet:
+        print(message, flush=True)
 
 
 def _inspect(options: Options) -> int:
@@ -400,7 +537,7 @@ def _selftest(options: Options) -> int:
     from .runtime.selftest import run_selftest
 
     target = Target.load(options.target)
-    results = run_selftest(target, options.device, _selftest_program)
+    results = run_selftest(target, options.device or "sim", _selftest_program)
     found = report.tests_report(target.name, results)
     _emit(options, found, report.tests_text(found))
     # Programs too large for the hardware are no failure, but one at least must have passed.
@@ -535,16 +672,54 @@ def _test_data(
     return feeds, _matching(load_labels(labels), labels, feeds) if labels else None
 
 
-def _run_feeds(options: Options, session: InferenceSession) -> dict[str, Array]:
-    """Samples for an artifact, preprocessed as its note says."""
+def _target(name: str) -> Target:
+    from .backend.target import Target
+
+    return Target.load(name)
+
+
+def _place(options: Options, target: Target) -> str | Device | Client:
+    """Where streams run, as a session takes it."""
+    from .runtime.bearer import read_token
+    from .runtime.client import Client, server_url
+
+    if options.host and options.device:
+        raise UsageError("--host runs on the server's device: leave --device out")
+    hardware = bool(target.registers) and not options.device
+    url = server_url(options.host, None if hardware else {})
+    if url is not None:
+        token = read_token(options.token_file) if options.token_file else None
+        return Client(url, token)
+    if options.bitstream is None or options.device != "board":
+        return options.device or "sim"
+    from .runtime.board import BoardDevice, open_board
+
+    return BoardDevice(open_board(target, options.bitstream), owns_board=True)
+
+
+def _place_notes(place: str | Device | Client, name: str) -> list[str]:
+    """What a report says of a server. Raises DeviceError if none answers."""
+    from .runtime.client import Client, model_name
+
+    if not isinstance(place, Client):
+        return []
+    status = place.status()
+    return [
+        f"Ran on {place.url} (device {status['device']['name']}, target "
+        f"{status['target']['TARGET']}), where the model stays loaded as {model_name(name)!r}"
+    ]
+
+
+def _run_samples(options: Options, session: InferenceSession) -> dict[str, Array]:
+    """Samples for an artifact: raw from a file, else random feeds."""
     inputs = session.get_inputs()
     if options.input is None:
         if options.labels:
             raise DataError(f"{options.labels}: labels need samples, give them with --input")
         return random_feeds(inputs, RANDOM_SAMPLES, options.seed)
-    return load_feeds(
-        options.input, inputs, {} if options.preprocessed else session.preprocessing
-    )
+    if options.preprocessed:
+        return load_feeds(options.input, inputs, {})
+    return load_samples(options.input, inputs)
 
 
 def _matching(labels: Array, reference: str, feeds: Mapping[str, Array]) -> Array:
@@ -561,6 +736,7 @@ def _judge(
     options: Options,
     comparison: Comparison,
     manifest: Mapping[str, Any],
+    notes: Sequence[str],
     compile_seconds: float | None = None,
     warnings: Sequence[str] = (),
 ) -> int:
@@ -571,7 +747,7 @@ def _judge(
         comparison,
         compile_seconds,
         warnings,
-        _device_notes(manifest["target"], "sim"),
+        notes,
     )
     _emit(options, found, report.model_text(found))
     if options.json and not options.quiet:
@@ -584,7 +760,7 @@ def _judge(
     return FAILED if problems else FINE
 
 
-def _device_notes(target: Mapping[str, Any], device: str) -> list[str]:
+def _device_notes(target: Mapping[str, Any], device: object) -> list[str]:
     """Say so when a board's stream ran on the simulator."""
     if device != "sim" or target["design"] == "fsim":
         return []
@@ -646,5 +822,6 @@ VERBS = (
     Verb("compare", "Compare a model on VTA with the CPU.", _compare_options, _compare),
     Verb("inspect", "Show what an artifact contains.", _inspect_options, _inspect),
     Verb("replay", "Execute recorded launches again.", _replay_options, _replay),
+    Verb("serve", "Serve models over HTTP (Open Inference Protocol v2).", _serve_options, _serve),
     Verb("selftest", "Run the built-in test programs.", _selftest_options, _selftest),
 )

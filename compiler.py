@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,17 +22,26 @@ from .backend.target import Target
 from .bundle import bundle
 from .errors import DataError
 from .frontend.onnx_import import import_onnx
-from .graph.calibration import Calibration, calibrate, random_calibration
+from .frontend.quantised import Imported, unquantised
+from .graph.calibration import (
+    Calibration,
+    calibrate,
+    quantised_values,
+    random_calibration,
+)
 from .graph.graph import Graph
 from .graph.passes import Stage, run_passes
+from .graph.passes.fold_input import fold_input
 from .graph.passes.pack import pack
 from .graph.passes.place import place
 from .graph.passes.quantise import quantise
 from .graph.passes.simplify import SIMPLIFY
+from .graph.passes.to_device_forms import to_device_forms
 from .graph.predicates import PACKED, PLACED, QUANTISED
 from .graph.printer import to_text
 from .ops.types import Array
 from .runtime.tensors import TensorInfo
+from .schedules import log_file
 from .schedules.legality import accepts_on
 from .schedules.model import LaunchStep, Lowered, lower
 
@@ -49,7 +58,9 @@ STAGES = (
     "import",
     *(stage.name for stage in SIMPLIFY),
     "place",
+    "to_device_forms",
     "quantise",
+    "fold_input",
     "pack",
     "lower",
     "assemble",
@@ -69,7 +80,8 @@ class Stopped(Exception):
 class CompileOptions:
     """Everything that may differ between two compilations of a model for a target.
 
-    `batch` is the compiled batch; `placement` maps ONNX nodes to "vta" or "host"; `schedules`
+    `batch` is the compiled batch; `bias_correction`, `input_offset` and `weight_rounding` are
+    those of graph.passes.quantise; `placement` maps ONNX nodes to "vta" or "host"; `schedules`
     maps layers to schedule fields; `preprocessing` is the note kept for the artifact; `dump` is
     called with a stage's name and its result as text; `progress` with the number of calibration
     samples done; `seed` feeds random calibration.
@@ -78,6 +90,8 @@ class CompileOptions:
     batch: int = 1
     calibration_method: str = "mse"
     bias_correction: bool = True
+    input_offset: bool = True
+    weight_rounding: str = "nearest"
     placement: Mapping[str, str] = field(default_factory=dict)
     schedules: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     keep_intermediates: bool = False
@@ -129,20 +143,29 @@ def compile(
 
     imported = import_onnx(model, batch=options.batch)
     done("import", to_text(imported))
-    simple = run_passes(imported, SIMPLIFY, done)
+    real = unquantised(imported, str(model))
+    simple = run_passes(real.graph, SIMPLIFY, done)
     placing = partial(place, accepts=accepts_on(target), overrides=options.placement)
-    placed = run_passes(simple, [Stage("place", placing, PLACED)], done)
-    ranges = _ranges(placed, calibration, options, warnings)
+    stages = [Stage("place", placing, PLACED), Stage("to_device_forms", to_device_forms)]
+    placed = run_passes(simple, stages, done)
+    ranges = _ranges(placed, calibration, real, options, warnings)
     quantising = partial(
         quantise,
         calibration=ranges,
         bias_correction=options.bias_correction,
         warn=warnings.append,
+        input_offset=options.input_offset,
+        weight_rounding=options.weight_rounding,
     )
-    packing = partial(pack, batch=target.batch, block=target.block_in)
-    stages = [Stage("quantise", quantising, QUANTISED), Stage("pack", packing, PACKED)]
+    stages = [
+        Stage("quantise", quantising, QUANTISED),
+        Stage("fold_input", partial(fold_input, block=target.block_in)),
+        Stage("pack", partial(pack, batch=target.batch, block=target.block_in), PACKED),
+    ]
     integer = run_passes(placed, stages, done)
-    lowered = lower(integer, target, options.schedules, options.keep_intermediates)
+    log = log_file.load()
+    lowered = lower(integer, target, options.schedules, options.keep_intermediates, log)
+    log_file.keep(log)
     done("lower", "\n".join(str(one) for launch in lowered.launches for one in launch))
     assembled = program.assemble(
         target, lowered.launches, lowered.buffers, options.keep_intermediates
@@ -175,11 +198,14 @@ def _done(options: CompileOptions, stage: str, text: str) -> None:
 def _ranges(
     graph: Graph,
     calibration: Array | Mapping[str, Array] | None,
+    real: Imported,
     options: CompileOptions,
     warnings: list[str],
 ) -> Calibration:
+    """Limits from the data; those that a model quantised elsewhere states itself replace them."""
     if calibration is None:
-        warnings.append(RANDOM_WARNING)
+        if not set(quantised_values(graph)) <= set(real.limits):
+            warnings.append(RANDOM_WARNING)
         data: Mapping[str, Array] = random_calibration(graph, RANDOM_SAMPLES, options.seed)
     elif isinstance(calibration, Mapping):
         data = calibration
@@ -190,7 +216,11 @@ def _ranges(
             f"the model has {len(graph.inputs)} inputs ({', '.join(graph.inputs)}): give "
             "calibration data by name"
         )
-    return calibrate(graph, data, options.calibration_method, options.progress)
+    found = calibrate(graph, data, options.calibration_method, options.progress)
+    stated = {name: real.limits.get(name, limit) for name, limit in found.limits.items()}
+    # Nothing can be learnt from random samples about a model that states its own ranges.
+    samples = {} if calibration is None and real.ranges else found.samples
+    return replace(found, limits=stated, samples=samples)
 
 
 def check(target: Target, assembled: Program, lowered: Lowered) -> None:

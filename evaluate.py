@@ -18,6 +18,7 @@ from .graph.graph import Graph
 from .graph.interpret import interpret
 from .graph.quality import layer_quality
 from .ops.types import Array
+from .runtime.client import Client
 from .runtime.comparison import (
     Accuracy,
     Comparison,
@@ -40,21 +41,21 @@ def compare(
     compiled: CompiledModel,
     feeds: Mapping[str, Array],
     labels: Array | None = None,
-    device: str | Device = "sim",
+    device: str | Device | Client = "sim",
     progress: Callable[[int], object] = lambda samples: None,
 ) -> Comparison:
     """Run `feeds` (name -> (n, ...), as they enter the model) on the device and on the CPU.
 
-    `labels` are n class numbers for the first output. Raises FeedError or DataError when the
+    `labels` are n class numbers for the first output. On any device but the simulator, what
+    leaves VTA is compared with the simulator's bytes too. Raises FeedError or DataError when the
     data do not fit the model.
     """
     with InferenceSession(compiled.artifact, device) as session:
         comparison, found = _beside_cpu(session, compiled.source, feeds, labels, progress)
-    return replace(
-        comparison,
-        layers=_layers(compiled, feeds),
-        mismatch=_mismatch(compiled.integer, feeds, found),
-    )
+        mismatch = _mismatch(compiled.integer, feeds, found)
+        if mismatch is None and device != "sim":
+            mismatch = _beside_simulator(session, feeds)
+    return replace(comparison, layers=_layers(compiled, feeds), mismatch=mismatch)
 
 
 def compare_artifact(
@@ -133,6 +134,21 @@ def _layers(compiled: CompiledModel, feeds: Mapping[str, Array]) -> tuple[Tensor
         TensorComparison(name, one.max_abs_error, one.cosine, one.sqnr_db, None, None)
         for name, one in qualities.items()
     )
+
+
+def _beside_simulator(session: InferenceSession, feeds: Mapping[str, Array]) -> str | None:
+    """The first element that leaves VTA where the device and the simulator differ, or None."""
+    names = session.get_device_outputs()
+    some = {name: array[: EXACT_SAMPLES * session.artifact.batch] for name, array in feeds.items()}
+    if not names:
+        return None
+    with InferenceSession(session.artifact) as simulator:
+        wanted, found = simulator.run(names, some), session.run(names, some)
+    for name, one, other in zip(names, wanted, found, strict=True):
+        difference = first_difference(one, other)
+        if difference:
+            return f"{name!r}, as it leaves VTA, {difference}"
+    return None
 
 
 def _mismatch(

@@ -241,8 +241,16 @@ class Artifact:
     def origins(self, index: int) -> list[tuple[str, ...]]:
         """The ONNX nodes of each instruction of launch `index`."""
         table = [tuple(names) for names in self.manifest["origins"]]
+        return [table[entry] for entry in self._origin_entries(index)]
+
+    def roles(self, index: int) -> list[str]:
+        """What part each instruction of launch `index` plays in its nodes, "" for the main one."""
+        table = self.manifest.get("roles") or [""] * len(self.manifest["origins"])
+        return [table[entry] for entry in self._origin_entries(index)]
+
+    def _origin_entries(self, index: int) -> NDArray[np.int32]:
         member = self.manifest["launches"][index]["origins_member"]
-        return [table[entry] for entry in np.frombuffer(self.members[member], "<i4")]
+        return np.frombuffer(self.members[member], "<i4")
 
     def host_constants(self) -> dict[str, NDArray[Any]]:
         """Constants that host steps read, by value name; read-only."""

@@ -3,7 +3,8 @@
 A template emits Load, Gemm, Alu and Store in the order in which they are to be fetched, over
 named DRAM buffers and SRAM element indices, with affine loops. The program (`program.py`) turns
 them into micro-op kernels, tokens and instructions. Units are elements of the memory concerned
-(`Target.element_bytes`); loops are listed outermost first.
+(`Target.element_bytes`); loops are listed outermost first. `origin` names the ONNX nodes that a
+command serves, `role` the part of them that has a row of its own in a profile ("" for the main one).
 """
 
 from __future__ import annotations
@@ -76,6 +77,7 @@ class Load:
     stride: int = 0
     pads: tuple[int, int, int, int] = (0, 0, 0, 0)
     origin: tuple[str, ...] = ()
+    role: str = ""
 
     def __str__(self) -> str:
         pads = f" pads {self.pads}" if any(self.pads) else ""
@@ -94,6 +96,7 @@ class Store:
     rows: int = 1
     stride: int = 0
     origin: tuple[str, ...] = ()
+    role: str = ""
 
     def __str__(self) -> str:
         rows = _rows(self.rows, self.size, self.stride)
@@ -114,6 +117,7 @@ class Gemm:
     loops: tuple[Loop, ...]
     reset: bool = False
     origin: tuple[str, ...] = ()
+    role: str = ""
 
     def __str__(self) -> str:
         if self.reset:
@@ -136,6 +140,7 @@ class Alu:
     imm: int | None = None
     src: int = 0
     origin: tuple[str, ...] = ()
+    role: str = ""
 
     def __str__(self) -> str:
         operand = f"ACC[{self.src}]" if self.imm is None else str(self.imm)

@@ -33,11 +33,12 @@ _MAX_LISTED = 20
 
 @dataclass(frozen=True)
 class Timing:
-    """Constants, in clock cycles, of the duration formulas (docs/hardware.md, "Timing").
+    """Constants, in clock cycles, of the timing formulas (docs/timing.md).
 
     The defaults are exact for the RTL that Vivado HLS 2019.1 makes of the default configuration;
     the two memory latencies are parameters of the board. "row" and "fixed" costs exclude the
-    latency. Beats per element follow from the target's bus width and are not listed.
+    latency. Bus words per element follow from the target's bus width and are not listed. The
+    chisel design reads some of the constants otherwise, and the last three belong to it.
     """
 
     read_latency: int = 55  # read request accepted to first beat
@@ -62,8 +63,8 @@ class Timing:
     acc_row: int = 18
     acc_empty_row: int = 13
     store_fixed: int = 3
-    store_row: int = 13
-    undefined: int = 6  # unknown opcode or memory type: tokens only
+    store_row: int = 13  # chisel: a burst
+    undefined: int = 6  # unknown opcode or memory type: tokens only (chisel: any no-op)
     load_to_compute: int = 3  # token: producer's last cycle to consumer's first
     compute_to_load: int = 2
     compute_to_store: int = 3
@@ -72,6 +73,9 @@ class Timing:
     fetch_fixed: int = 7  # first beat (start + read_latency) to the first instruction leaving fetch
     fetch_interval: int = 1  # per instruction; 2 where a 64-bit port carries them
     queue_latency: int = 3  # instruction leaving fetch to its module's start
+    burst_words: int = 16  # bus words that one burst moves at most
+    store_element: int = 0  # per stored element, beside its bus words
+    fetch_batch: int = 0  # instructions of one fetch request; 0 for the whole stream
 
 
 class Invalid(Exception):

@@ -431,7 +431,11 @@ def _check_arena(manifest: dict[str, Any], constant_bytes: int, where: str) -> N
 def _check_launches(
     manifest: dict[str, Any], members: Mapping[str, memoryview | bytes], where: str
 ) -> None:
-    """Streams and provenance have as many entries as they say, origins exist."""
+    """Streams and provenance have as many entries as they say, origins and roles exist."""
+    roles = manifest.get("roles", [])
+    array(NAME, len(manifest["origins"]) if roles else 0, len(manifest["origins"]))(
+        roles, f"{where}.roles"
+    )
     for index, launch in enumerate(manifest["launches"]):
         place = f"{where}.launches[{index}]"
         for key, size in (("member", 16), ("origins_member", 4)):

@@ -32,11 +32,13 @@ Fields = dict[str, int]
 class LaunchCode:
     """One instruction stream, arena-relative.
 
-    `insns` is uint8[n, 16]; `origins[i]` names the ONNX nodes of instruction i.
+    `insns` is uint8[n, 16]; `origins[i]` names the ONNX nodes of instruction i, `roles[i]` its
+    part in them ("" for the main one).
     """
 
     insns: NDArray[np.uint8]
     origins: tuple[tuple[str, ...], ...]
+    roles: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -159,23 +161,28 @@ def _encode(
 ) -> LaunchCode:
     depths = {memory: target.depth(memory) for memory in Memory}
     tokens = TokenPass(depths, arena.bytes // grain(target))
-    for index, (command, split) in enumerate(zip(launch.commands, launch.nests, strict=True)):
-        tokens.add(index, access_of(target, command, split, regions))
+    for index, (one, split) in enumerate(zip(launch.commands, launch.nests, strict=True)):
+        tokens.add(index, access_of(target, one, split, regions))
     tokens.finish()
-    rows, origins = [], []
-    following: tuple[str, ...] = ()
+    rows, purposes = [], []
+    following: tuple[tuple[str, ...], str] = (), ""
     for slot in reversed(tokens.slots):
         if slot.command is None:
             fields = _nop(slot.module)
         else:
             fields = _fields(target, launch, slot.command, regions)
-            following = launch.commands[slot.command].origin
+            command = launch.commands[slot.command]
+            following = command.origin, command.role
         rows.append(fields | _dependences(slot))
-        origins.append(following)
+        purposes.append(following)
     rows.reverse()
     rows.append({"opcode": Opcode.FINISH})
-    origins.reverse()
-    return LaunchCode(_encode_rows(target, rows), (*origins, ()))
+    purposes = [*reversed(purposes), ((), "")]
+    return LaunchCode(
+        _encode_rows(target, rows),
+        tuple(origin for origin, _ in purposes),
+        tuple(role for _, role in purposes),
+    )
 
 
 def _encode_rows(target: Target, rows: Sequence[Fields]) -> NDArray[np.uint8]:

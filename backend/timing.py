@@ -1,24 +1,22 @@
 """How long instructions take, and when they run.
 
-The closed forms are those of docs/hardware.md, "Timing", with the constants of the target. They
-take plain numbers (the cost model) as well as columns of a stream (`durations`). `schedule` is
-the in-order recurrence of fetch, load, compute and store over their tokens.
+The closed forms are those of docs/timing.md, with the constants of the target. They take plain
+numbers (the cost model) as well as columns of a stream (`spans`). `schedule` is the in-order
+recurrence of fetch, load, compute and store over their tokens.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from . import transfers
 from .commands import Memory
 from .isa import Opcode, Stream
 from .target import Target
-
-Cycles = Any
-"""int or int64[n]: the formulas are arithmetic on either."""
+from .transfers import Cycles
 
 LOAD, COMPUTE, STORE = range(3)
 """Modules, in the order of the pipeline."""
@@ -55,67 +53,103 @@ def alu(target: Target, micro_ops: Cycles, immediate: bool = True) -> Cycles:
 
 def load(target: Target, memory: Memory, rows: Cycles, size: Cycles, zeros: Cycles = 0) -> Cycles:
     """Cycles of a LOAD of `rows` rows of `size` >= 1 elements and `zeros` padding elements."""
-    timing = target.timing
-    if memory is Memory.UOP:
-        return size + timing.uop_fixed + timing.read_latency
-    fixed, row, beat = {
-        Memory.INP: (timing.inp_fixed, timing.inp_row, 1),
-        Memory.WGT: (timing.wgt_fixed, timing.wgt_row, timing.wgt_cycles_per_beat),
-        Memory.ACC: (timing.acc_fixed, timing.acc_row, 1),
-    }[memory]
-    element = beat * _beats(target, memory)
-    return fixed + rows * (element * size + row + timing.read_latency) + zeros
+    one = transfers.load(target, memory, rows, size, zeros)
+    return one.cycles(target.timing.read_latency)
 
 
 def store(target: Target, rows: Cycles, size: Cycles) -> Cycles:
     """Cycles of a STORE of `rows` rows of `size` elements."""
-    timing = target.timing
-    element = _beats(target, Memory.OUT)
-    return timing.store_fixed + rows * (element * size + timing.store_row + timing.write_latency)
+    return transfers.store(target, rows, size).cycles(target.timing.write_latency)
 
 
-def _beats(target: Target, memory: Memory) -> int:
-    return max(1, target.element_bits(memory) // target.bus_bits)
+@dataclass(frozen=True)
+class Spans:
+    """What every instruction takes, int64[n] each.
+
+    `cycles` run from the module's start to done, inclusive; `requests` is how often the memory's
+    latency is among them, `latency` the cycles of it. For the LOADs among them, `words` are the
+    bus words of a request, `span` the cycles in which they move, `gap` and `lead` the cycles
+    before each request and before the first one.
+    """
+
+    cycles: NDArray[np.int64]
+    requests: NDArray[np.int64]
+    latency: NDArray[np.int64]
+    words: NDArray[np.int64]
+    span: NDArray[np.int64]
+    gap: NDArray[np.int64]
+    lead: NDArray[np.int64]
+
+
+def spans(target: Target, stream: Stream) -> Spans:
+    """The spans of every instruction, nobody else being at the memory."""
+    timing, opcode = target.timing, stream.opcode
+    kind = stream.fields["memory_type"]
+    result = Spans(*(np.zeros(len(stream), np.int64) for _ in range(7)))
+    result.cycles[:] = _module_cycles(target, stream)
+    for memory in (Memory.UOP, Memory.INP, Memory.WGT, Memory.ACC):
+        loads = (opcode == Opcode.LOAD) & (kind == memory)
+        full = loads & (stream.fields["x_size"] > 0)
+        rows, size, zeros, zero_rows = _shape(stream, full)
+        moved = transfers.load(target, memory, rows, size, zeros, zero_rows)
+        _fill(result, full, moved, timing.read_latency)
+        rows, _, zeros, _ = _shape(stream, loads & ~full)
+        moved = transfers.empty_load(target, memory, rows, zeros)
+        _fill(result, loads & ~full, moved, timing.read_latency)
+    stores = opcode == Opcode.STORE
+    rows, size, *_ = _shape(stream, stores)
+    _fill(result, stores, transfers.store(target, rows, size), timing.write_latency)
+    return result
 
 
 def durations(target: Target, stream: Stream) -> NDArray[np.int64]:
     """Cycles of every instruction, int64[n], from the module's start to done inclusive."""
-    timing, column, opcode = target.timing, stream.fields, stream.opcode
-    result = np.full(len(stream), timing.undefined, np.int64)
-    result[opcode == Opcode.FINISH] = timing.finish
-    micro_ops = np.maximum(column["uop_end"] - column["uop_bgn"], 0)
-    micro_ops = micro_ops * column["iter_out"] * column["iter_in"]
-    immediate = column["use_imm"] == 1
-    for chosen, cycles in (
-        (opcode == Opcode.GEMM, gemm(target, micro_ops)),
-        ((opcode == Opcode.ALU) & immediate, alu(target, micro_ops)),
-        ((opcode == Opcode.ALU) & ~immediate, alu(target, micro_ops, immediate=False)),
-    ):
-        result[chosen] = np.where(micro_ops > 0, cycles, timing.empty_loops)[chosen]
-    result[opcode == Opcode.STORE] = store(target, column["y_size"], column["x_size"])[
-        opcode == Opcode.STORE
-    ]
-    for memory in (Memory.UOP, Memory.INP, Memory.WGT, Memory.ACC):
-        chosen = (opcode == Opcode.LOAD) & (column["memory_type"] == memory)
-        result[chosen] = _load_column(target, memory, stream)[chosen]
-    return result
+    return spans(target, stream).cycles
 
 
-def _load_column(target: Target, memory: Memory, stream: Stream) -> NDArray[np.int64]:
-    timing, column = target.timing, stream.fields
+def _fill(
+    result: Spans, chosen: NDArray[np.bool_], moved: transfers.Transfer, latency: int
+) -> None:
+    result.cycles[chosen] = moved.cycles(latency)
+    result.requests[chosen] = moved.requests
+    result.latency[chosen] = moved.requests * latency
+    result.words[chosen] = moved.words
+    result.span[chosen] = moved.span
+    result.gap[chosen] = moved.gap
+    result.lead[chosen] = moved.lead
+
+
+def _shape(stream: Stream, chosen: NDArray[np.bool_]) -> tuple[NDArray[np.int64], ...]:
+    """Rows, columns, padding elements and leading rows of padding of the chosen transfers."""
+    column = {name: values[chosen] for name, values in stream.fields.items()}
     rows, size = column["y_size"], column["x_size"]
     width = column["x_pad_0"] + size + column["x_pad_1"]
     zeros = width * (column["y_pad_0"] + column["y_pad_1"]) + rows * (width - size)
-    empty = {
-        Memory.UOP: timing.uop_empty + 0 * rows,
-        Memory.INP: timing.inp_fixed + rows * timing.inp_empty_row + zeros,
-        Memory.WGT: timing.wgt_fixed + rows * timing.wgt_empty_row,
-        Memory.ACC: timing.acc_fixed + rows * timing.acc_empty_row + zeros,
-    }[memory]
-    if memory is Memory.WGT:
-        zeros = np.zeros_like(zeros)
-    full = load(target, memory, rows, size, zeros)
-    return np.asarray(np.where(size > 0, full, empty))
+    return rows, size, zeros, column["y_pad_0"]
+
+
+def _module_cycles(target: Target, stream: Stream) -> NDArray[np.int64]:
+    """Cycles of what moves nothing: GEMM, ALU, FINISH and everything unknown."""
+    timing, opcode = target.timing, stream.opcode
+    result = np.full(len(stream), timing.undefined, np.int64)
+    result[opcode == Opcode.FINISH] = timing.finish
+    executed = micro_op_counts(stream)
+    immediate = stream.fields["use_imm"] == 1
+    for chosen, cycles in (
+        (opcode == Opcode.GEMM, gemm(target, executed)),
+        ((opcode == Opcode.ALU) & immediate, alu(target, executed)),
+        ((opcode == Opcode.ALU) & ~immediate, alu(target, executed, immediate=False)),
+    ):
+        result[chosen] = np.where(executed > 0, cycles, timing.empty_loops)[chosen]
+    return result
+
+
+def micro_op_counts(stream: Stream) -> NDArray[np.int64]:
+    """Micro-ops that each instruction executes, int64[n]; 0 for other than GEMM and ALU."""
+    fields = stream.fields
+    kernel = np.maximum(fields["uop_end"] - fields["uop_bgn"], 0)
+    counts: NDArray[np.int64] = kernel * fields["iter_out"] * fields["iter_in"]
+    return counts
 
 
 def modules(stream: Stream) -> NDArray[np.int64]:
@@ -136,7 +170,7 @@ def schedule(target: Target, stream: Stream) -> Timeline:
     """
     timing = target.timing
     where = modules(stream).tolist()
-    spans = durations(target, stream).tolist()
+    cycles = durations(target, stream).tolist()
     bits = [
         stream.fields[name].tolist()
         for name in ("pop_prev_dep", "pop_next_dep", "push_prev_dep", "push_next_dep")
@@ -150,11 +184,12 @@ def schedule(target: Target, stream: Stream) -> Timeline:
     }
     queues: dict[tuple[int, int], list[int]] = {key: [] for key in latency}
     heads = dict.fromkeys(latency, 0)
-    arrival = timing.fetch_start + timing.read_latency + timing.fetch_fixed + timing.queue_latency
+    fetched = np.cumsum(transfers.fetch_gaps(target, len(stream)))
+    arrivals = (fetched + timing.queue_latency).tolist()
     free = [0, 0, 0]
     starts, ends = [], []
-    for index, (module, span) in enumerate(zip(where, spans, strict=True)):
-        begin = max(free[module], arrival + index * timing.fetch_interval)
+    for index, (module, span) in enumerate(zip(where, cycles, strict=True)):
+        begin = max(free[module], arrivals[index])
         for bit, neighbour in ((bits[0][index], module - 1), (bits[1][index], module + 1)):
             key = (neighbour, module)
             if bit and key in queues:

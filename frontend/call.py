@@ -82,22 +82,27 @@ Converter = Callable[[Call], Converted]
 
 def read_attributes(node: onnx.NodeProto, schema: onnx.defs.OpSchema) -> dict[str, Any]:
     """Attributes of `node` with the defaults of `schema`; ValueError if they do not fit it."""
-    given = {attribute.name: attribute for attribute in node.attribute}
-    if len(given) < len(node.attribute):
-        raise ValueError("gives an attribute twice")
-    values: dict[str, Any] = {}
-    for name, attribute in given.items():
+    for attribute in node.attribute:
+        name = attribute.name
         if name not in schema.attributes:
             raise ValueError(f"attribute {name!r} is not one of its attributes at this opset")
         kind = AttributeProto.AttributeType.Name(attribute.type)
         if schema.attributes[name].type != getattr(onnx.defs.OpSchema.AttrType, kind, None):
             raise ValueError(f"attribute {name!r} is {kind}, which the operator does not take")
-        values[name] = _python(attribute)
+    values = attribute_values(node)
     for name, rule in schema.attributes.items():
-        if name not in given and rule.required:
+        if name not in values and rule.required:
             raise ValueError(f"attribute {name!r} is missing")
-        if name not in given:
+        if name not in values:
             values[name] = _python(rule.default_value) if rule.default_value.type else None
+    return values
+
+
+def attribute_values(node: onnx.NodeProto) -> dict[str, Any]:
+    """The attributes that `node` gives; ValueError if one is given twice."""
+    values = {attribute.name: _python(attribute) for attribute in node.attribute}
+    if len(values) < len(node.attribute):
+        raise ValueError("gives an attribute twice")
     return values
 
 

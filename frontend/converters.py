@@ -162,6 +162,20 @@ def _gelu(call: Call) -> Converted:
     return _with("approximate")(call)
 
 
+def _quantize_linear(call: Call) -> Converted:
+    wanted = call.attributes.get("output_dtype")
+    dtype = dtype_of(wanted) if wanted else "uint8"
+    if call.has(2):
+        dtype = call.types[call.inputs[2]].dtype
+    return _dequantize_linear(call, dtype=dtype)
+
+
+def _dequantize_linear(call: Call, **more: str) -> Converted:
+    if call.attributes.get("block_size"):
+        raise Unsupported("block_size is not supported")
+    return call.inputs, {"axis": call.attributes.get("axis", 1), **more}
+
+
 def _slice(call: Call) -> Converted:
     rank = len(call.shape())
     if call.opset < 10:
@@ -195,6 +209,7 @@ CONVERTERS: Mapping[str, Converter] = {
     "Conv": windows.conv,
     "ConvTranspose": windows.conv_transpose,
     "DepthToSpace": _depth_to_space,
+    "DequantizeLinear": _dequantize_linear,
     "Div": _as_it_is,
     "Dropout": _dropout,
     "Elu": _with("alpha"),
@@ -230,6 +245,7 @@ CONVERTERS: Mapping[str, Converter] = {
     "PRelu": _as_it_is,
     "Pad": sizes.pad,
     "Pow": _as_it_is,
+    "QuantizeLinear": _quantize_linear,
     "Reciprocal": _as_it_is,
     "ReduceMax": _reduction,
     "ReduceMean": _reduction,

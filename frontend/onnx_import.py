@@ -140,6 +140,7 @@ def _walk(
         batched=set(inputs.types),
         broken=(read | given) - made - set(inputs.types) - set(constants) - {""},
         known=constants_known(constants),
+        taken={*read, *given, *names, *(value for node in proto.node for value in node.output)},
         problems=problems,
     )
     for index in indices:

@@ -76,19 +76,23 @@ def _resized(
     if len(scales or sizes or ()) != len(axes):
         raise ValueError(f"has sizes for {len(scales or sizes or ())} axes of {len(axes)}")
     crops = transformation == "tf_crop_and_resize"
+    roi = call.fixed(1, "roi") if crops else []
+    if crops and len(roi) != 2 * len(axes):
+        raise ValueError(f"roi has {len(roi)} entries, needs {2 * len(axes)}")
     kept: list[int] = []
     factors: list[float] = []
     results: list[int] = []
     for place, axis in enumerate(axes):
         if sizes is not None:
-            result, factor = sizes[place], float(np.float32(sizes[place] / shape[axis]))
+            result, factor = sizes[place], sizes[place] / shape[axis]
         else:
             assert scales is not None
             factor = float(scales[place])
             if not (isfinite(factor) and factor > 0):
                 raise ValueError(f"scale {factor} is not positive")
             result = floor(float(np.float32(factor) * np.float32(shape[axis])))
-        if crops or factor != 1 or result != shape[axis]:
+        whole = not crops or (roi[place], roi[len(axes) + place]) == (0, 1)
+        if not (whole and factor == 1 and result == shape[axis]):
             kept.append(place)
             factors.append(factor)
             results.append(result)
@@ -101,10 +105,8 @@ def _resized(
         "nearest_mode": nearest,
     }
     if crops:
-        roi = call.fixed(1, "roi")
-        if len(roi) != 2 * len(axes):
-            raise ValueError(f"roi has {len(roi)} entries, needs {2 * len(axes)}")
-        attrs["roi"] = tuple(roi)
+        attrs["roi"] = tuple(roi[place] for place in kept)
+        attrs["roi"] += tuple(roi[len(axes) + place] for place in kept)
         attrs["extrapolation_value"] = call.attributes["extrapolation_value"]
     return call.inputs[:1], attrs
 

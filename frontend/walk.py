@@ -17,6 +17,8 @@ from .batch_axis import Seen, batch_problem
 from .call import Call, Unsupported, read_attributes
 from .constant import constant_array
 from .converters import CONVERTERS, RENAMED
+from .expanders import EXPANDERS, MICROSOFT, Signature
+from .expansion import Expansion
 from .structure import label
 from .tensors import size_in_bytes
 
@@ -26,8 +28,8 @@ _HOST = frozenset(each.name for each in OPERATORS)
 _REASONS = {
     **dict.fromkeys(("If", "Loop", "Scan"), "holds subgraphs, which are not supported"),
     **dict.fromkeys(
-        ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"),
-        "belongs to a quantised model, which is not supported (export the float model)",
+        ("ConvInteger", "DynamicQuantizeLinear", "MatMulInteger"),
+        "quantises at run time, which is not supported (export the float model)",
     ),
 }
 
@@ -37,7 +39,8 @@ class Walk:
     """What is known so far about a model on the way through its nodes.
 
     `batched` names the values with a batch on axis 0, `broken` those that a problem already
-    reported keeps from having a type, `used` those that a node or output reads.
+    reported keeps from having a type, `used` those that a node or output reads, `taken` all
+    names, of nodes too.
     """
 
     opset: int
@@ -48,6 +51,7 @@ class Walk:
     batched: set[str]
     broken: set[str]
     known: dict[str, Known]
+    taken: set[str]
     nodes: list[Node] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
@@ -68,16 +72,12 @@ class Walk:
             self.broken.add(value)
             self.types.pop(value, None)
 
-    def _schema(self, proto: onnx.NodeProto) -> onnx.defs.OpSchema:
-        """The operator's schema at this opset, if vtaflow takes the operator."""
-        if proto.domain not in ("", "ai.onnx"):
-            raise Unsupported(f"domain {proto.domain!r} is not supported")
+    def _schema(self, proto: onnx.NodeProto) -> onnx.defs.OpSchema | Signature:
+        """What the operator takes at this opset, if vtaflow takes the operator."""
         kinds = {attribute.type for attribute in proto.attribute}
         if kinds & {AttributeProto.GRAPH, AttributeProto.GRAPHS}:
             raise Unsupported(_REASONS["If"])
-        if proto.op_type != "Constant" and proto.op_type not in CONVERTERS:
-            raise Unsupported(_REASONS.get(proto.op_type, "operator is not supported"))
-        schema = onnx.defs.get_schema(proto.op_type, self.opset, "")
+        schema = self._signature(proto)
         if not schema.min_input <= len(proto.input) <= schema.max_input:
             raise ValueError(
                 f"has {len(proto.input)} operands, takes {schema.min_input} to {schema.max_input}"
@@ -87,30 +87,58 @@ class Walk:
         if not any(proto.output[:1]):
             raise ValueError("makes no value")
         extra = [value for value in proto.output[1:] if value in self.used]
-        if extra:
+        if extra and proto.op_type not in _SEVERAL:
             raise Unsupported(f"its second result {extra[0]!r} is used, which is not supported")
         return schema
 
-    def _convert(self, proto: onnx.NodeProto, name: str, schema: onnx.defs.OpSchema) -> None:
-        attributes = read_attributes(proto, schema)
+    def _signature(self, proto: onnx.NodeProto) -> onnx.defs.OpSchema | Signature:
+        if proto.domain == "com.microsoft" and proto.op_type in MICROSOFT:
+            return MICROSOFT[proto.op_type]
+        if proto.domain not in ("", "ai.onnx"):
+            raise Unsupported(f"domain {proto.domain!r} is not supported")
+        known = proto.op_type in CONVERTERS or proto.op_type in EXPANDERS
+        if proto.op_type != "Constant" and not known:
+            raise Unsupported(_REASONS.get(proto.op_type, "operator is not supported"))
+        if not onnx.defs.has(proto.op_type, self.opset, ""):
+            raise Unsupported(f"operator is not in opset {self.opset}")
+        return onnx.defs.get_schema(proto.op_type, self.opset, "")
+
+    def _convert(
+        self, proto: onnx.NodeProto, name: str, schema: onnx.defs.OpSchema | Signature
+    ) -> None:
+        if isinstance(schema, Signature):
+            attributes = schema.attributes(proto)
+        else:
+            attributes = read_attributes(proto, schema)
         result = proto.output[0]
         if proto.op_type == "Constant":
-            array = constant_array(attributes, self.folder)
-            self.constants[result] = array
-            self.types[result] = type_of(array)
-            self.known[result] = Known(array, array)
+            self._constant(result, constant_array(attributes, self.folder))
             return
         inputs = tuple(proto.input)
         while inputs and not inputs[-1]:
             inputs = inputs[:-1]
         results = tuple(proto.output) if proto.op_type in _SEVERAL else (result,)
         call = Call(self.opset, inputs, self.types, self.known, attributes, len(results))
+        if proto.op_type in EXPANDERS:
+            parts = Expansion(name, result, self.taken)
+            EXPANDERS[proto.op_type](call, parts)
+            for constant, array in parts.constants.items():
+                self._constant(constant, array)
+            for node in parts.nodes:
+                self._add(node)
+            return
         operands, attrs = CONVERTERS[proto.op_type](call)
-        for what, values in (("operand", operands), ("result", results)):
-            if not all(values):
-                raise Unsupported(f"an {what} between others is absent".replace("an r", "a r"))
+        if not all(operands):
+            raise Unsupported("an operand between others is absent")
+        if not all(results):
+            raise Unsupported("a result between others is absent")
         op = RENAMED.get(proto.op_type, proto.op_type)
         self._add(Node(name, op, operands, results, attrs, (name,)))
+
+    def _constant(self, name: str, array: Array) -> None:
+        self.constants[name] = array
+        self.types[name] = type_of(array)
+        self.known[name] = Known(array, array)
 
     def _add(self, node: Node) -> None:
         """Type `node` and see that its results have a size and keep the batch apart."""

@@ -17,35 +17,31 @@ def conv(call: Call) -> Converted:
 
 
 def conv_transpose(call: Call) -> Converted:
-    """ConvTranspose: an output_shape becomes pads, or output_padding where it is larger."""
+    """ConvTranspose: an output_shape becomes the pads that make it."""
     kernel = _kernel(call, call.shape(1)[2:])
-    sizes = _spatial(call)
     strides, dilations = _each(call, "strides", 1), _each(call, "dilations", 1)
-    extra = list(_each(call, "output_padding", 0))
-    wanted = call.attributes["output_shape"]
-    auto = call.attributes["auto_pad"]
-    if wanted is not None:
-        wanted = wanted[-len(sizes) :]
-    elif auto in ("SAME_UPPER", "SAME_LOWER"):
-        wanted = [size * stride for size, stride in zip(sizes, strides, strict=True)]
-    if wanted is None:
-        pads = (0,) * 2 * len(sizes) if auto == "VALID" else _given_pads(call)
-    else:
-        ends = []
-        for axis, size in enumerate(sizes):
-            reach = (kernel[axis] - 1) * dilations[axis] + 1
-            surplus = strides[axis] * (size - 1) + extra[axis] + reach - wanted[axis]
-            extra[axis] += max(0, -surplus)
-            half, rest = max(0, surplus) // 2, -(-max(0, surplus) // 2)
-            ends.append((half, rest) if auto == "SAME_UPPER" else (rest, half))
-        pads = _in_order(ends)
-    return call.inputs, {
+    extra = _each(call, "output_padding", 0)
+    auto, wanted = call.attributes["auto_pad"], call.attributes["output_shape"]
+    attrs = {
         "strides": strides,
-        "pads": pads,
         "dilations": dilations,
         "group": call.attributes["group"],
-        "output_padding": tuple(extra),
+        "output_padding": extra,
     }
+    same = auto in ("SAME_UPPER", "SAME_LOWER")
+    if wanted is None and not same:
+        pads = (0,) * 2 * len(kernel) if auto == "VALID" else _given_pads(call)
+        return call.inputs, {**attrs, "pads": pads}
+    ends = []
+    for axis, size in enumerate(_spatial(call)):
+        reach = (kernel[axis] - 1) * dilations[axis] + 1
+        full = strides[axis] * (size - 1) + extra[axis] + reach
+        target = wanted[axis - len(kernel)] if wanted else size * strides[axis]
+        if wanted and target > full:
+            raise ValueError(f"output_shape {text(tuple(wanted))} is larger than {full} on an axis")
+        half, rest = _halves(max(0, full - target))
+        ends.append((half, rest) if auto == "SAME_UPPER" else (rest, half))
+    return call.inputs, {**attrs, "pads": _in_order(ends)}
 
 
 def max_pool(call: Call) -> Converted:
@@ -118,9 +114,14 @@ def _same(
     for size, taps, stride, dilation in zip(sizes, kernel, strides, dilations, strict=True):
         outputs = -(-size // stride)
         total = max(0, (outputs - 1) * stride + (taps - 1) * dilation + 1 - size)
-        half, rest = total // 2, -(-total // 2)
+        half, rest = _halves(total)
         ends.append((half, rest) if more_behind else (rest, half))
     return _in_order(ends)
+
+
+def _halves(total: int) -> tuple[int, int]:
+    """The smaller and the larger half."""
+    return total // 2, total - total // 2
 
 
 def _in_order(ends: Sequence[tuple[int, int]]) -> tuple[int, ...]:

@@ -12,9 +12,9 @@ from ..ops.epilogue import MAX_SHIFT
 from ..ops.vta_dense import weight_layout
 from .graph import Graph, Node
 from .passes.place import DEVICES
-from .passes.quantise import MOVES
+from .scales import MOVES
 
-_CONVERSIONS = ("Quantize", "Dequantize", "Pack", "Unpack")
+_CONVERSIONS = ("Quantize", "Dequantize", "FoldPixels", "Pack", "Unpack")
 
 
 def every_node_is_placed(graph: Graph) -> Iterator[str]:
@@ -50,7 +50,7 @@ def host_values_are_unquantised(graph: Graph) -> Iterator[str]:
 def shifts_fit(graph: Graph) -> Iterator[str]:
     """Vectors of shifts are constants within 0..15."""
     for node in _on_device(graph):
-        for kind, *rest in node.attrs["epilogue"]:
+        for kind, *rest in node.attrs.get("epilogue", ()):
             if kind != "shr_vector":
                 continue
             value = node.inputs[rest[0]]

@@ -6,6 +6,7 @@ Every value is held for all samples until the last reader of its float value has
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from .graph import Graph, Node
 from .layers import Layer
 from .sampling import rows_of
 from .shift_grid import IntegerLayer
+from .weight_rounding import compensated, is_exact, patches
 
 _CHUNK = 2**22  # accumulators that go through the epilogue at a time
 
@@ -24,8 +26,9 @@ _CHUNK = 2**22  # accumulators that go through the epilogue at a time
 class SampleRun:
     """Values of the new graph by name, each on behalf of a value of the float graph."""
 
-    def __init__(self, graph: Graph, calibration: Calibration) -> None:
+    def __init__(self, graph: Graph, calibration: Calibration, corrects: bool = True) -> None:
         self.calibration = calibration
+        self.corrects = corrects
         self.values: dict[str, Array] = {"": np.empty(0), **calibration.samples}
         self.count = len(next(iter(calibration.samples.values())))
         self.constants: Mapping[str, Array] = graph.constants
@@ -54,11 +57,20 @@ class SampleRun:
         """
         products = kind.accumulate(self.values[x], layer.weights, attrs)
         reference = self.calibration.references.get(owner)
-        if reference is None:
+        if reference is None or not self.corrects:
             return layer, products
         beside = rows_of(self.values[residual], 0, self.count) if residual else None
         rows = rows_of(products, 0, self.count)
         return correct(layer, rows, reference, beside), products
+
+    def compensated(self, layer: IntegerLayer, weight: Array, x: str, attrs: Attrs) -> IntegerLayer:
+        """The layer with its weights rounded for the integers `x`."""
+        if is_exact(layer.grid, weight):
+            return layer
+        rows = patches(self.values[x], weight, attrs, self.count)
+        if rows is None:
+            return layer
+        return replace(layer, weights=compensated(layer.grid, weight, rows))
 
     def finish(
         self, layer: IntegerLayer, products: Array, residual: str, name: str, owner: str

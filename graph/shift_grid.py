@@ -63,10 +63,14 @@ class ShiftGrid:
         """Real value of one accumulator step, per channel."""
         return np.asarray(self.out_scale * np.exp2(-self.shifts.astype(np.float64)))
 
+    def steps(self, weight: Array) -> Array:
+        """Real weights (O, ...) in steps of the int8 ones, not rounded."""
+        scales = self.accumulator_scales / self.in_scale
+        return np.asarray(weight.astype(np.float64) / _column(scales, weight.ndim))
+
     def weights(self, weight: Array) -> Array:
         """Real weights (O, ...) -> int8."""
-        scales = self.accumulator_scales / self.in_scale
-        steps = np.rint(weight.astype(np.float64) / _column(scales, weight.ndim))
+        steps = np.rint(self.steps(weight))
         return np.clip(steps, -WEIGHT_LIMIT, WEIGHT_LIMIT).astype(np.int8)
 
     def biases(self, bias: Array, weights: Array) -> tuple[Array, Array]:
@@ -126,6 +130,11 @@ class IntegerLayer:
     def corrected(self, bias: Array) -> IntegerLayer:
         """The same layer with a real `bias` added."""
         return replace(self, bias=self.bias + bias)
+
+    def without_zero_point(self, zero_point: int) -> IntegerLayer:
+        """The same layer for an input whose integers are `zero_point` higher."""
+        sums = self.weights.reshape(len(self.bias), -1).astype(np.int64).sum(axis=1)
+        return self.corrected(-zero_point * sums * self.grid.accumulator_scales)
 
     def epilogue(self, first: int) -> tuple[tuple[Step, ...], dict[str, Array]]:
         """The epilogue's steps, and the vectors that they read as inputs `first` and on.

@@ -1,7 +1,7 @@
 """The arithmetic of two-dimensional convolutions, for floats and exact integers.
 
-Three ways lead to the same sums: tap by tap (depthwise, and transposed with strides), and as a
-matrix product with the patches of one sample, in pieces that stay in a cache.
+Three ways lead to the same sums: tap by tap (depthwise, and transposed with strides), and as
+matrix products with patches, in pieces that stay in a cache.
 """
 
 from __future__ import annotations
@@ -98,24 +98,26 @@ def _add_products(out: Array, x: Array, weight: Array, taps: Taps, group: int) -
 
 
 def _add_patches(out: Array, x: Array, weight: Array, taps: Taps, group: int) -> None:
-    """One matrix product a sample and run of output rows, with a column of taps a position."""
+    """Matrix products with a column of taps a position, for a run of samples or of output rows."""
     outputs, height, width = out.shape[1:]
-    channels = x.shape[1]
     kernel = np.stack([weight[:, :, row.kernel, column.kernel] for row, column in taps], axis=-1)
     kernel = np.ascontiguousarray(kernel).reshape(group, outputs // group, -1)
-    at_once = max(1, min(height, _PATCH_ELEMENTS // (channels * len(taps) * width)))
-    for low in range(0, height, at_once):
-        high = min(height, low + at_once)
-        parts = _within(taps, low, high)
-        patches = np.zeros((channels, len(taps), high - low, width), weight.dtype)
-        columns = patches.reshape(group, -1, (high - low) * width)
-        for sample, result in zip(x, out, strict=True):
-            for place, rows, row, column in parts:
-                patches[:, place, rows, column.out_slice] = sample[
-                    :, row.inp_slice, column.inp_slice
+    room = max(1, _PATCH_ELEMENTS // (x.shape[1] * len(taps) * width))
+    rows, samples = min(height, room), max(1, room // height)
+    for low in range(0, height, rows):
+        count = min(rows, height - low)
+        parts = _within(taps, low, low + count)
+        for start in range(0, len(x), samples):
+            data = x[start : start + samples].swapaxes(0, 1)
+            patches = np.zeros((x.shape[1], len(taps), data.shape[1], count, width), weight.dtype)
+            for place, lines, row, column in parts:
+                patches[:, place, :, lines, column.out_slice] = data[
+                    :, :, row.inp_slice, column.inp_slice
                 ]
-            products = np.matmul(kernel, columns).reshape(outputs, high - low, width)
-            result[:, low:high] += products.astype(out.dtype, copy=False)
+            products = np.matmul(kernel, patches.reshape(group, kernel.shape[2], -1))
+            shape = (outputs, data.shape[1], count, width)
+            result = out[start : start + samples, :, low : low + count]
+            result += products.reshape(shape).swapaxes(0, 1).astype(out.dtype, copy=False)
 
 
 def _within(taps: Taps, low: int, high: int) -> list[tuple[int, slice, Tap, Tap]]:

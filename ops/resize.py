@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -31,27 +32,31 @@ NEAREST = ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil", "simple")
 
 def coordinates(inputs: int, outputs: int, place: int, attrs: Attrs) -> Array:
     """Where in the operand each output along axis number `place` of `axes` lies: float32."""
-    number = np.float32
-    scale, mode = number(attrs["scales"][place]), attrs["coordinate_transformation_mode"]
-    steps, half = np.arange(outputs, dtype=np.float32), number(0.5)
+    # So are ties broken as onnxruntime breaks them, which centres pixels in float32.
+    centres = "half_pixel" in attrs["coordinate_transformation_mode"]
+    steps = np.arange(outputs, dtype=np.float32 if centres else np.float64)
+    return np.asarray(_where(steps, inputs, place, attrs), np.float32)
+
+
+def _where(steps: Array, inputs: int, place: int, attrs: Attrs) -> Any:
+    scale, mode = attrs["scales"][place], attrs["coordinate_transformation_mode"]
+    outputs, scale = len(steps), steps.dtype.type(scale)
     if mode == "align_corners":
-        return steps * number(inputs - 1) / number(max(outputs - 1, 1))
+        return steps * (inputs - 1) / max(outputs - 1, 1)
     if mode == "asymmetric":
         return steps / scale
     if mode == "tf_half_pixel_for_nn":
-        return (steps + half) / scale
+        return (steps + 0.5) / scale
     if mode == "tf_crop_and_resize":
-        start, end = (number(attrs["roi"][i]) for i in (place, len(attrs["axes"]) + place))
+        start, end = (attrs["roi"][index] for index in (place, len(attrs["axes"]) + place))
         if outputs == 1:
-            return np.full(1, half * (start + end) * number(inputs - 1), np.float32)
-        step = (end - start) * number(inputs - 1) / number(outputs - 1)
-        return start * number(inputs - 1) + steps * step
+            return (steps + 0.5) * (start + end) * (inputs - 1)
+        return start * (inputs - 1) + steps * ((end - start) * (inputs - 1)) / (outputs - 1)
     if mode == "pytorch_half_pixel" and outputs == 1:
-        return np.zeros(1, np.float32)
-    centred = (steps + half) / scale - half
+        return steps
+    centred = (steps + 0.5) / scale - 0.5
     if mode == "half_pixel_symmetric":
-        adjustment = number(outputs) / (scale * number(inputs))
-        return number(inputs / 2) * (1 - adjustment) + centred
+        return inputs / 2 * (1 - outputs / (scale * inputs)) + centred
     return centred
 
 
@@ -60,10 +65,9 @@ def nearest(inputs: int, outputs: int, place: int, attrs: Attrs) -> Array:
     where, mode = coordinates(inputs, outputs, place, attrs), attrs["nearest_mode"]
     if mode == "simple":
         mode = "ceil" if attrs["scales"][place] < 1 else "floor"
-    half = np.float32(0.5)
     rounded = {
-        "round_prefer_floor": np.ceil(where - half),
-        "round_prefer_ceil": np.floor(where + half),
+        "round_prefer_floor": np.ceil(where - 0.5),
+        "round_prefer_ceil": np.floor(where + 0.5),
         "floor": np.floor(where),
         "ceil": np.ceil(where),
     }[mode]

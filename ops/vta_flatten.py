@@ -3,7 +3,7 @@
 Input: x int8 (N, C, H, W). Attributes: `in_layout` of x and `layout` of the output. A plain image
 becomes (N, C*H*W). A packed one keeps its storage and is read as tiles of features, in the order
 of the storage and with the lanes that pad the last channel block among them; `storage_order`
-tells which feature is which.
+tells which feature is which. Of one pixel the features are the channels.
 """
 
 from __future__ import annotations
@@ -40,6 +40,8 @@ def _infer(kinds: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
     if layout != wanted or not source.order.startswith(layout.order[:1]):
         raise ValueError(f"reads layout {source} as {wanted}, not as {layout}")
     features = prod(source.storage_shape((1, *x.shape[1:]))) // source.batch
+    if x.shape[2:] == (1, 1):
+        features = x.shape[1]
     return [replace(x, shape=(x.shape[0], features), layout=layout)]
 
 

@@ -61,7 +61,7 @@ class Accumulators:
         """Write the zeros that resets left to do among `elements`."""
         pending = self._zero[elements]
         if pending.any():
-            chosen = np.arange(len(self._zero))[elements][pending]
+            chosen = np.unique(np.arange(len(self._zero))[elements][pending])
             self._steps.append(Zero(Memory.ACC, compact(chosen)))
             self._zero[chosen] = False
 

@@ -33,7 +33,7 @@ _DIES = re.compile(r"(?:x[caq])?(7[aksvz]\d+[st]?|zu\d+[a-z]+|5c[a-z0-9]+)")
 
 @dataclass(frozen=True)
 class Bitstream:
-    """A bitstream file and what its header says; header fields are "" for other formats.
+    """A bitstream file and what its header says; without a Xilinx header the texts are "".
 
     `offset` is where the configuration data begin in the file.
     """
@@ -48,7 +48,7 @@ class Bitstream:
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Bitstream:
-        """Read a .bit file, or another format without looking into it. Raises DeviceError."""
+        """Read a file; one that is not Xilinx's .bit is taken as it is. Raises DeviceError."""
         try:
             with open(path, "rb") as stream:
                 data = stream.read(MAX_BYTES + 1)
@@ -58,18 +58,23 @@ class Bitstream:
             raise DeviceError(f"bitstream {os.fspath(path)}: larger than {MAX_BYTES} bytes")
         digest = hashlib.sha256(data).hexdigest()
         absolute = Path(os.path.abspath(path))
-        if absolute.suffix != ".bit":
+        if data[2 : 2 + len(_MAGIC)] != _MAGIC:
             return cls(absolute, digest)
         try:
             texts, offset = _header(data)
         except (ValueError, struct.error) as error:
             raise DeviceError(
-                f"bitstream {os.fspath(path)}: no .bit file ({error}); copy it in binary mode"
+                f"bitstream {os.fspath(path)}: damaged .bit file ({error}); copy it again"
             ) from None
         return cls(absolute, digest, **texts, offset=offset)
 
     def require(self, target: Target) -> None:
         """Raise DeviceError if the file cannot be for `target`: another die, or too old."""
+        if target.design == "hls" and not self.offset:
+            raise DeviceError(
+                f"bitstream {self.path}: no .bit file, its first bytes are not those of a Xilinx "
+                "bitstream; download it again, in binary"
+            )
         mine, wanted = _die(self.part), _die(target.part)
         if mine and wanted and mine != wanted:
             raise DeviceError(
@@ -147,10 +152,7 @@ def find_bitstream(
 
 def _header(data: bytes) -> tuple[dict[str, str], int]:
     """The texts of a .bit header, and where the data behind it begin. Raises ValueError."""
-    length, magic = struct.unpack_from(">H9s", data)
-    if length != len(_MAGIC) or magic != _MAGIC:
-        raise ValueError("its first bytes are not those of a Xilinx bitstream")
-    position = 2 + length + 2
+    position = 2 + len(_MAGIC) + 2
     texts: dict[str, str] = {}
     while True:
         (raw,) = struct.unpack_from(">c", data, position)

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from ..backend.commands import Memory
 from ..backend.isa import MemoryType, Opcode, Stream
 from ..backend.target import Target
+from ..backend.timing import micro_op_counts
 
 COUNTERS = (
     "inp_load_nbytes",
@@ -51,11 +52,3 @@ def count(target: Target, stream: Stream) -> dict[str, int]:
         "alu_counter": int(micro_ops[opcode == Opcode.ALU].sum()),
         "insn_count": len(stream),
     }
-
-
-def micro_op_counts(stream: Stream) -> NDArray[np.int64]:
-    """Micro-ops that each instruction executes, int64[n]; 0 for other than GEMM and ALU."""
-    fields = stream.fields
-    kernel = np.maximum(fields["uop_end"] - fields["uop_bgn"], 0)
-    counts: NDArray[np.int64] = kernel * fields["iter_out"] * fields["iter_in"]
-    return counts

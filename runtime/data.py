@@ -9,7 +9,6 @@ from __future__ import annotations
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from math import prod
 from pathlib import Path
 from typing import IO
 
@@ -17,10 +16,8 @@ import numpy as np
 
 from ..backend.artifact import write_whole
 from ..errors import DataError
-from .preprocessing import Array, Preprocessing
+from .preprocessing import PLAIN, Array, Preprocessing, batched
 from .tensors import TensorInfo
-
-PLAIN = Preprocessing()
 
 _UNREADABLE = (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error)
 """What NumPy raises on files that are damaged, pickled or no arrays at all."""
@@ -32,7 +29,7 @@ def load_feeds(
     preprocessing: Mapping[str, Preprocessing],
 ) -> dict[str, Array]:
     """The samples at `reference`, preprocessed, for every input; raises DataError."""
-    arrays = _named_arrays(reference, tensors)
+    arrays = load_samples(reference, tensors)
     feeds = {
         tensor.name: preprocessing.get(tensor.name, PLAIN).apply(
             arrays[tensor.name], tensor, f"{reference}: input {tensor.name!r}"
@@ -89,8 +86,8 @@ def _write_npz(stream: IO[bytes], arrays: Mapping[str, Array]) -> None:
                 np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
 
 
-def _named_arrays(reference: str, tensors: Sequence[TensorInfo]) -> dict[str, Array]:
-    """One raw array for every input name."""
+def load_samples(reference: str, tensors: Sequence[TensorInfo]) -> dict[str, Array]:
+    """The samples at `reference` as they are, for every input; raises DataError."""
     path, key = _split(reference)
     names = [tensor.name for tensor in tensors]
     if path.is_dir():
@@ -155,8 +152,7 @@ def _batches(files: Sequence[Path], tensor: TensorInfo) -> Iterator[Array]:
     """The arrays of all files, each with a batch axis; a file may hold one sample without it."""
     for file in files:
         for array in _read(file, None).values():
-            single = array.size == prod(tensor.sample) and array.shape[:1] != (1,)
-            yield array[np.newaxis] if single or not array.ndim else array
+            yield batched(array, tensor)
 
 
 def _reason(error: Exception) -> str:

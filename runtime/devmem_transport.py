@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from ..errors import DeviceError
 from .bitstream import Bitstream
 from .device import Bytes
-from .pynq_transport import require_root
-from .transport import PAGE_BYTES, HostClock
+from .pool import Pool
+from .transport import PAGE_BYTES, HostClock, require_root
 
 TO_DEVICE, FROM_DEVICE = 1, 2
 """u-dma-buf's sync_direction."""
@@ -34,42 +34,6 @@ class Paths:
     dma_attributes: Path = Path("/sys/class/u-dma-buf/udmabuf0")
     fpga: Path = Path("/sys/class/fpga_manager/fpga0")
     firmware: Path = Path("/lib/firmware")
-
-
-class Pool:
-    """Free pieces of one range of addresses, handed out in pages, lowest first."""
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-        self._free = [(0, size)] if size else []
-
-    @property
-    def free_bytes(self) -> int:
-        """Bytes that are not handed out."""
-        return sum(end - start for start, end in self._free)
-
-    @property
-    def largest(self) -> int:
-        """The largest piece that could be handed out."""
-        return max((end - start for start, end in self._free), default=0)
-
-    def take(self, size: int) -> int | None:
-        """The offset of a piece of `size` bytes, or None if there is none."""
-        for number, (start, end) in enumerate(self._free):
-            if end - start >= size:
-                self._free[number : number + 1] = [(start + size, end)] if end > start + size else []
-                return start
-        return None
-
-    def give_back(self, start: int, size: int) -> None:
-        """Return a piece that `take` handed out."""
-        merged: list[tuple[int, int]] = []
-        for low, high in sorted([*self._free, (start, start + size)]):
-            if merged and merged[-1][1] == low:
-                merged[-1] = (merged[-1][0], high)
-            else:
-                merged.append((low, high))
-        self._free = merged
 
 
 class DevmemBuffer:
@@ -110,6 +74,8 @@ class DevmemTransport:
     whose FPGA sees memory through a window. Raises DeviceError if something is missing.
     """
 
+    needs_bitstream = True
+
     def __init__(self, paths: Paths | None = None, address_offset: int = 0) -> None:
         require_root("/dev/mem")
         self._paths = paths or Paths()
@@ -127,7 +93,7 @@ class DevmemTransport:
         self._pool = Pool(size - size % PAGE_BYTES)
 
     def program(self, bitstream: Bitstream | None) -> None:
-        """Hand the bitstream to the kernel's fpga_manager, as raw words."""
+        """Hand the bitstream to the kernel's fpga_manager, a .bit file as raw words."""
         if bitstream is None:
             return
         name = f"vtaflow-{bitstream.sha256[:16]}.bin"
@@ -138,7 +104,9 @@ class DevmemTransport:
                 "the board's own means and use --bitstream loaded"
             )
         try:
-            (self._paths.firmware / name).write_bytes(raw_words(bitstream.payload()))
+            data = bitstream.payload()
+            firmware = raw_words(data) if bitstream.offset else data
+            (self._paths.firmware / name).write_bytes(firmware)
             (self._paths.fpga / "flags").write_text("0")
             trigger.write_text(name)
         except OSError as error:

@@ -18,9 +18,10 @@ from ..backend.commands import Memory
 from ..backend.isa import Isa, Stream
 from ..backend.profile import Profile
 from ..backend.target import Target
+from ..backend.timing import micro_op_counts
 from ..errors import EncodingError, StreamError
 from .copies import SyncOut
-from .counters import count, micro_op_counts
+from .counters import count
 from .interleave import execution, instruction_name, require_tokens
 from .machine import Action, Machine, Step
 from .memory import Dram

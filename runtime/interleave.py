@@ -150,15 +150,7 @@ def _moves(stream: Stream, profile: Profile) -> _Moves:
 
 def _require_routable(stream: Stream, profile: Profile) -> None:
     """Fetch of some designs never dispatches what it does not know."""
-    if profile.unknown is not Unknown.HANG:
-        return
-    kinds, operations = stream.fields["memory_type"], stream.fields["alu_opcode"]
-    known_load = kinds <= MemoryType.ACC
-    if profile.acc_8bit:
-        known_load |= kinds == MemoryType.ACC_8BIT
-    unknown = stream.opcode > Opcode.ALU
-    unknown |= (stream.opcode == Opcode.LOAD) & ~known_load
-    unknown |= (stream.opcode == Opcode.ALU) & (operations > (4 if profile.mul else 3))
+    unknown = unroutable(stream, profile)
     if np.any(unknown):
         position = int(np.flatnonzero(unknown)[0])
         name = instruction_name(position, int(stream.opcode[position]))
@@ -168,15 +160,29 @@ def _require_routable(stream: Stream, profile: Profile) -> None:
         )
 
 
+def unroutable(stream: Stream, profile: Profile) -> NDArray[np.bool_]:
+    """Instructions that fetch never dispatches, bool[n]."""
+    unknown = np.zeros(len(stream), np.bool_)
+    if profile.unknown is not Unknown.HANG:
+        return unknown
+    kinds, operations = stream.fields["memory_type"], stream.fields["alu_opcode"]
+    known_load = kinds <= MemoryType.ACC
+    if profile.acc_8bit:
+        known_load |= kinds == MemoryType.ACC_8BIT
+    unknown |= stream.opcode > Opcode.ALU
+    unknown |= (stream.opcode == Opcode.LOAD) & ~known_load
+    unknown |= (stream.opcode == Opcode.ALU) & (operations > (4 if profile.mul else 3))
+    return unknown
+
+
 def _program_order(
     moves: _Moves, start: NDArray[np.int64], capacity: int
 ) -> NDArray[np.int64]:
     """The stream's own order, if every pop finds its token."""
     popped = np.cumsum(moves.pops, axis=0)
     pushed = np.cumsum(moves.pushes, axis=0)
-    after = start + pushed - popped
-    before_push = after - moves.pushes
-    faults = moves.pops & (before_push < 0)
+    after = start + pushed - popped  # no module pushes into a queue that it pops
+    faults = moves.pops & (after < 0)
     if np.any(faults):
         position, queue = (int(x) for x in np.argwhere(faults)[0])
         raise StreamError(

@@ -153,9 +153,7 @@ class ComputePlanner:
         else:
             form, (dst, _, _) = self._alus_in_place.of(nest)
             src = dst
-        if operation.from_source:
-            self._acc.flush(form.dst + dst)
-        else:
+        if not operation.from_source:
             self._acc.read(form.dst + dst)
         for wave in form.waves:
             if wave.nest is None:

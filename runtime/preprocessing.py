@@ -83,8 +83,7 @@ class Preprocessing:
             raise DataError(f"{where}: expected numbers, found dtype {raw.dtype}")
         if raw.size == 0 or raw.ndim == 0:
             raise DataError(f"{where}: there are no samples (shape {raw.shape})")
-        if raw.size == prod(tensor.sample) and raw.shape[0] != 1:
-            raw = raw[np.newaxis]
+        raw = batched(raw, tensor)
         with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused below
             scaled = self._scale(self._order(raw, where), tensor, where)
         return require_finite(_fit(scaled, tensor, where), where)
@@ -115,6 +114,16 @@ class Preprocessing:
         )
         scaled = (raw.astype(np.float32) * np.float32(self.scale) - mean) / std
         return scaled.astype(tensor.dtype)
+
+
+PLAIN = Preprocessing()
+"""What is done to samples where no recipe says anything."""
+
+
+def batched(raw: Array, tensor: TensorInfo) -> Array:
+    """Raw samples with a batch axis: a single sample may come without it."""
+    single = raw.size == prod(tensor.sample) and raw.shape[:1] != (1,)
+    return raw[np.newaxis] if single or not raw.ndim else raw
 
 
 def require_finite(array: Array, where: str) -> Array:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import numpy as np
 from ..errors import DeviceError
 from .bitstream import Bitstream
 from .device import Bytes
-from .transport import PAGE_BYTES, HostClock
+from .transport import PAGE_BYTES, HostClock, require_root
 
 FCLK0_MHZ = 100.0
 """The clock from which the public bitstreams derive theirs, on every board."""
@@ -57,6 +56,8 @@ class PynqBuffer:
 
 class PynqTransport:
     """The board that this process runs on, by PYNQ's library. Raises DeviceError if it cannot."""
+
+    needs_bitstream = True
 
     def __init__(self) -> None:
         require_root("PYNQ")
@@ -116,12 +117,6 @@ class PynqTransport:
                     f"PYNQ cannot map the registers at {page:#x}: {_line(error)}"
                 ) from None
         return self._blocks[page]
-
-
-def require_root(what: str) -> None:
-    """Raise DeviceError unless this process is root's: hardware opens for nobody else."""
-    if os.geteuid() != 0:
-        raise DeviceError(f"{what} needs root to reach the FPGA; run the same command with sudo -E")
 
 
 def contiguous_memory() -> str:

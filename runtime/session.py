@@ -1,7 +1,7 @@
 """InferenceSession: runs an artifact on a device, shaped like onnxruntime's class of that name.
 
-The session owns the loop: it checks the feeds, cuts them into compiled batches, pads the last
-one, runs host steps with `vtaflow.ops` and launches on the device, and puts the results together.
+The session checks names and feeds, cuts the feeds into parts, lets a runner compute them and puts
+the results together. It is the same class whether the device is here or behind a URL.
 """
 
 from __future__ import annotations
@@ -9,8 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from math import prod
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
@@ -19,15 +18,22 @@ import numpy as np
 from ..backend.artifact import Artifact
 from ..backend.target import Target
 from ..errors import DeviceError, FeedError
-from ..ops.types import Array, TensorType
+from ..ops.types import Array
+from .board import board_device, emulator_device
+from .client import Client, RemoteRunner, is_url
 from .device import Device
-from .host import HostStep, LaunchStep, evaluate, region_type, typed_steps
-from .preprocessing import Preprocessing
+from .host import region_type
+from .preprocessing import Preprocessing, batched
 from .recipe import preprocessing_of
+from .runner import LocalRunner, Record, Runner
 from .simdevice import SimDevice
-from .tensors import TensorInfo
+from .tensors import TensorInfo, tensors_of
 
-DEVICES: Mapping[str, Callable[[Target], Device]] = {"sim": SimDevice}
+DEVICES: Mapping[str, Callable[[Target], Device]] = {
+    "sim": SimDevice,
+    "emulator": emulator_device,
+    "board": board_device,
+}
 """Devices by name; each is made for the hardware that it is or plays."""
 
 
@@ -36,7 +42,8 @@ class RunStatistics:
     """What one `run` did.
 
     `counters` and `launches` are those of one compiled batch, `batches` how many of these were
-    run; `device_seconds` is the part of `seconds` spent in launches.
+    run; `device_seconds` is what the launches took by the device's own clock. Of the rest,
+    `packing_seconds` passed up to the last launch and `unpacking_seconds` after it.
     """
 
     counters: Mapping[str, int]
@@ -45,20 +52,24 @@ class RunStatistics:
     samples: int
     seconds: float
     device_seconds: float
+    packing_seconds: float = 0.0
+    unpacking_seconds: float = 0.0
 
 
 class InferenceSession:
     """An artifact loaded on a device.
 
-    `artifact` is an `Artifact`, a path or a file's bytes; `device` a name of `DEVICES` or a
-    `Device`; `target` the hardware at hand, by default the artifact's own. Raises ArtifactError
-    if the artifact is damaged or for other hardware.
+    `artifact` is an `Artifact`, a path or a file's bytes; `device` a name of `DEVICES`, a
+    `Device`, the URL of a server (`http://board:8000`) or a `Client` of one; `target` the hardware
+    at hand, by default the artifact's own. A server keeps the model under the artifact's name.
+    Raises ArtifactError if the artifact is damaged or for other hardware, DeviceError if the
+    device is not there or does not take it.
     """
 
     def __init__(
         self,
         artifact: Artifact | str | os.PathLike[str] | bytes,
-        device: str | Device = "sim",
+        device: str | Device | Client = "sim",
         target: Target | str | None = None,
     ) -> None:
         self.artifact = artifact if isinstance(artifact, Artifact) else Artifact.load(artifact)
@@ -66,14 +77,12 @@ class InferenceSession:
         self.target = hardware or self.artifact.target
         self.artifact.require_target(self.target)
         self.last_run: RunStatistics | None = None
-        self._plan = typed_steps(self.artifact)
         manifest = self.artifact.manifest
-        self._inputs = inputs_of(self.artifact)
-        self._outputs = tuple(_info(tensor) for tensor in manifest["outputs"])
-        self._kept = self._kept_regions() if manifest["arena"]["keep_intermediates"] else {}
-        self._last_samples = 0
-        self._device = make_device(device, self.target) if isinstance(device, str) else device
-        self._device.load(self.artifact)
+        self._inputs = tensors_of(manifest["inputs"])
+        self._outputs = tensors_of(manifest["outputs"])
+        self._kept = self._kept_regions() if manifest["arena"]["keep_intermediates"] else ()
+        self._ran = False
+        self._runner = make_runner(self.artifact, device, self.target)
 
     def get_inputs(self) -> list[TensorInfo]:
         """The model's inputs, in its order."""
@@ -86,6 +95,12 @@ class InferenceSession:
     def get_intermediates(self) -> list[str]:
         """Names of the layer outputs that the artifact keeps: `run` and `read` take them too."""
         return list(self._kept)
+
+    def get_device_outputs(self) -> list[str]:
+        """Names of the tensors that leave VTA, before any host step: `run` takes them too."""
+        steps = self.artifact.manifest["steps"]
+        launches = [step["outputs"] for step in steps if step["kind"] == "launch"]
+        return list(dict.fromkeys(name for names in launches for name in names))
 
     @property
     def preprocessing(self) -> dict[str, Preprocessing]:
@@ -100,19 +115,51 @@ class InferenceSession:
     ) -> list[Array]:
         """Compute outputs (all if `output_names` is None) for any number of samples.
 
-        Names of kept intermediates may stand among the outputs; they come as stored, unpacked.
-        `progress` is called with the number of samples done each time. Raises FeedError when
-        names, shapes, dtypes or values are not what the model takes.
+        Names of kept intermediates and of device outputs may stand among the outputs; they come
+        as stored, unpacked. `progress` is called with the number of samples done each time.
+        Raises FeedError when names, shapes, dtypes or values are not what the model takes.
         """
-        names = [tensor.name for tensor in self._outputs] if output_names is None else output_names
-        self._check_names(names)
-        samples = self._check_feeds(feeds)
+        names = self._names(output_names)
+        for tensor in self._check_inputs(feeds):
+            check_feed(tensor, feeds[tensor.name])
+        return self._run(names, feeds, self._runner.run, progress)
+
+    def run_raw(
+        self,
+        output_names: Sequence[str] | None,
+        samples: Mapping[str, Array],
+        progress: Callable[[int], object] = lambda samples: None,
+    ) -> list[Array]:
+        """As `run`, for raw samples, which are preprocessed where the model runs.
+
+        A single sample may come without a batch axis. Raises FeedError or DataError when they
+        are not what the recipe takes.
+        """
+        names = self._names(output_names)
+        raw = {}
+        for tensor in self._check_inputs(samples):
+            array = samples[tensor.name]
+            if not isinstance(array, np.ndarray) or not array.size:
+                raise FeedError(f"input {tensor.name!r}: expected a NumPy array of raw samples")
+            raw[tensor.name] = batched(array, tensor)
+        return self._run(names, raw, self._runner.run_raw, progress)
+
+    def _run(
+        self,
+        names: Sequence[str],
+        arrays: Mapping[str, Array],
+        compute: Callable[[Sequence[str], Mapping[str, Array], Record], list[Array]],
+        progress: Callable[[int], object],
+    ) -> list[Array]:
+        """Everything in parts, results put together, statistics noted."""
+        samples = _count(arrays)
         began = time.perf_counter()
-        record = _Record()
+        record = Record()
         chunks: list[list[Array]] = []
-        for part in self._parts(feeds, samples):
-            chunks.append(self._run_part(names, part, record))
-            progress(self._last_samples)
+        for part in self._parts(arrays, samples):
+            chunks.append(compute(names, part, record))
+            self._ran = True
+            progress(len(next(iter(part.values()))))
         seconds = time.perf_counter() - began
         self.last_run = RunStatistics(
             counters=record.counters,
@@ -121,6 +168,8 @@ class InferenceSession:
             samples=samples,
             seconds=seconds,
             device_seconds=record.device_seconds,
+            packing_seconds=record.packing_seconds,
+            unpacking_seconds=record.unpacking_seconds,
         )
         return [np.concatenate(column) for column in zip(*chunks, strict=True)]
 
@@ -135,13 +184,18 @@ class InferenceSession:
                 f"{self.artifact.source}: no intermediate {region!r} is kept "
                 f"(kept: {', '.join(self._kept) or 'none, compile with --keep-intermediates'})"
             )
-        if not self._last_samples:
+        if not self._ran:
             raise FeedError(f"{self.artifact.source}: nothing was run, so {region!r} is empty")
-        return self._read_logical(region)[: self._last_samples]
+        return self._runner.read(region)
+
+    def reload(self) -> None:
+        """Put the artifact on the device again, which has lost it; raises as the constructor."""
+        self._runner.reload()
+        self._ran = False
 
     def close(self) -> None:
         """Let go of the device."""
-        self._device.close()
+        self._runner.close()
 
     def __enter__(self) -> InferenceSession:
         return self
@@ -154,28 +208,34 @@ class InferenceSession:
     ) -> None:
         self.close()
 
-    def _kept_regions(self) -> dict[str, TensorType]:
-        """Regions that can be read after a run, with the tensor that each holds."""
-        source = self.artifact.source
-        return {
-            name: region_type(self.artifact, name, source)
-            for name, region in self.artifact.regions.items()
+    def _kept_regions(self) -> tuple[str, ...]:
+        """Regions that can be read after a run; raises ArtifactError if one holds no tensor."""
+        regions = self.artifact.regions.items()
+        kept = tuple(
+            name for name, region in regions
             if region.kind != "constant" and region.logical_shape is not None
-        }
+        )
+        for name in kept:
+            region_type(self.artifact, name, self.artifact.source)
+        return kept
 
-    def _check_names(self, names: Sequence[str]) -> None:
+    def _names(self, output_names: Sequence[str] | None) -> Sequence[str]:
+        """The names wanted; FeedError if one is unknown."""
+        names = [tensor.name for tensor in self._outputs] if output_names is None else output_names
         if isinstance(names, str) or not names:
             raise FeedError("output_names is a list of names, or None for all outputs")
-        known = {tensor.name for tensor in self._outputs} | self._kept.keys()
+        known = {tensor.name for tensor in self._outputs}
+        known.update(self._kept, self.get_device_outputs())
         for name in names:
             if name not in known:
                 raise FeedError(
                     f"the model has no output {name!r}, it has "
                     f"{', '.join(tensor.name for tensor in self._outputs)}"
                 )
+        return names
 
-    def _check_feeds(self, feeds: Mapping[str, Array]) -> int:
-        """The number of samples; FeedError that says what was expected."""
+    def _check_inputs(self, feeds: Mapping[str, Array]) -> tuple[TensorInfo, ...]:
+        """The inputs, once `feeds` has exactly their names; FeedError with what was expected."""
         expected = {tensor.name: tensor for tensor in self._inputs}
         takes = ", ".join(f"{name!r} {tensor}" for name, tensor in expected.items())
         if not isinstance(feeds, Mapping):
@@ -183,83 +243,31 @@ class InferenceSession:
         for name in feeds:
             if name not in expected:
                 raise FeedError(f"the model has no input {name!r}; it takes {takes}")
-        for name, tensor in expected.items():
+        for name in expected:
             if name not in feeds:
                 raise FeedError(f"the input {name!r} is missing; the model takes {takes}")
-            check_feed(tensor, feeds[name])
-        counts = {name: len(array) for name, array in feeds.items()}
-        if len(set(counts.values())) > 1:
-            listed = ", ".join(f"{name!r} {count}" for name, count in counts.items())
-            raise FeedError(f"the inputs have different numbers of samples: {listed}")
-        return next(iter(counts.values()))
+        return self._inputs
 
     def _parts(self, feeds: Mapping[str, Array], samples: int) -> Iterator[dict[str, Array]]:
-        """The feeds in pieces that the device takes at once."""
-        size = self.artifact.batch * self._device.max_batch
+        """The feeds in pieces that are run at once."""
+        size = self._runner.samples
         for start in range(0, samples, size):
             yield {name: array[start : start + size] for name, array in feeds.items()}
 
-    def _run_part(
-        self, names: Sequence[str], part: Mapping[str, Array], record: _Record
-    ) -> list[Array]:
-        """All steps on up to `max_batch` compiled batches, and the outputs wanted."""
-        self._last_samples = samples = len(next(iter(part.values())))
-        values = {name: _batches(array, self.artifact.batch) for name, array in part.items()}
-        record.counters = {}
-        made: set[str] = set()
-        for step in self._plan.steps:
-            if isinstance(step, HostStep):
-                results = evaluate(step, values, self._plan.constants)
-                values.update(zip(step.outputs, results, strict=True))
-            else:
-                self._launch(step, values, made, record)
-                made.update(step.outputs)
-        return [self._result(name, values)[:samples] for name in names]
 
-    def _result(self, name: str, values: Mapping[str, Array]) -> Array:
-        """A model output or kept intermediate of the part that was just run, for all samples."""
-        declared = any(name == tensor.name for tensor in self._outputs)
-        if not declared:
-            return self._read_logical(name)
-        if name in values:
-            return values[name].reshape(-1, *values[name].shape[2:])
-        batches = -(-self._last_samples // self.artifact.batch)
-        return np.concatenate([self._plan.constants[name]] * batches)
-
-    def _launch(
-        self, step: LaunchStep, values: dict[str, Array], made: set[str], record: _Record
-    ) -> None:
-        """One launch; what an earlier launch left in the arena is not written again."""
-        for name in step.inputs:
-            if name not in made:
-                array = np.ascontiguousarray(values[name])
-                self._device.write(name, array.reshape(len(array), -1).view(np.uint8))
-        result = self._device.launch(step.index)
-        record.device_seconds += result.seconds
-        for counter, count in result.counters.items():
-            record.counters[counter] = record.counters.get(counter, 0) + count
-        for name in step.outputs:
-            values[name] = self._read_stored(name, self._plan.types[name])
-
-    def _read_stored(self, name: str, kind: TensorType) -> Array:
-        """A region as `[K, *storage shape]`."""
-        size = prod(kind.storage_shape) * np.dtype(kind.dtype).itemsize
-        data = np.ascontiguousarray(self._device.read(name)[:, :size])
-        return data.view(kind.dtype).reshape(len(data), *kind.storage_shape)
-
-    def _read_logical(self, name: str) -> Array:
-        """A region as an array of all samples."""
-        kind = self._kept[name]
-        stored = self._read_stored(name, kind)
-        return np.concatenate([kind.layout.unpack(one, kind.shape) for one in stored])
-
-
-@dataclass
-class _Record:
-    """What the launches of one `run` add up to; `counters` are those of one compiled batch."""
-
-    counters: dict[str, int] = field(default_factory=dict)
-    device_seconds: float = 0.0
+def make_runner(artifact: Artifact, device: str | Device | Client, target: Target) -> Runner:
+    """What runs `artifact` there; a device that is opened for it is closed if that fails."""
+    if isinstance(device, str) and is_url(device):
+        device = Client(device)
+    if isinstance(device, Client):
+        return RemoteRunner(artifact, device)
+    opened = make_device(device, target) if isinstance(device, str) else device
+    try:
+        return LocalRunner(artifact, opened)
+    except BaseException:
+        if opened is not device:
+            opened.close()
+        raise
 
 
 def make_device(name: str, target: Target) -> Device:
@@ -267,11 +275,6 @@ def make_device(name: str, target: Target) -> Device:
     if name not in DEVICES:
         raise DeviceError(f"there is no device {name!r}; known: {', '.join(DEVICES)}")
     return DEVICES[name](target)
-
-
-def inputs_of(artifact: Artifact) -> tuple[TensorInfo, ...]:
-    """The model's inputs, in its order."""
-    return tuple(_info(tensor) for tensor in artifact.manifest["inputs"])
 
 
 def check_feed(tensor: TensorInfo, array: Any) -> None:
@@ -296,13 +299,10 @@ def check_feed(tensor: TensorInfo, array: Any) -> None:
         )
 
 
-def _info(tensor: Mapping[str, Any]) -> TensorInfo:
-    return TensorInfo(tensor["name"], tuple(tensor["shape"][1:]), tensor["dtype"])
-
-
-def _batches(array: Array, batch: int) -> Array:
-    """Samples as `[K, batch, ...]`; copies of the last one fill the last batch."""
-    missing = -len(array) % batch
-    if missing:
-        array = np.concatenate([array, np.repeat(array[-1:], missing, axis=0)])
-    return array.reshape(-1, batch, *array.shape[1:])
+def _count(arrays: Mapping[str, Array]) -> int:
+    """The number of samples; FeedError if inputs differ in it."""
+    counts = {name: len(array) for name, array in arrays.items()}
+    if len(set(counts.values())) > 1:
+        listed = ", ".join(f"{name!r} {count}" for name, count in counts.items())
+        raise FeedError(f"the inputs have different numbers of samples: {listed}")
+    return next(iter(counts.values()))

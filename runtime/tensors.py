@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -34,3 +36,10 @@ class TensorInfo:
 
     def __str__(self) -> str:
         return f"{np.dtype(self.dtype).name}[{', '.join(map(str, self.shape))}]"
+
+
+def tensors_of(entries: Iterable[Mapping[str, Any]]) -> tuple[TensorInfo, ...]:
+    """Inputs or outputs as an artifact's manifest lists them."""
+    return tuple(
+        TensorInfo(entry["name"], tuple(entry["shape"][1:]), entry["dtype"]) for entry in entries
+    )

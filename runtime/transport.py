@@ -6,9 +6,11 @@ drivers know nothing else of a board.
 
 from __future__ import annotations
 
+import os
 import time
 from typing import Protocol
 
+from ..errors import DeviceError
 from .bitstream import Bitstream
 from .device import Bytes
 
@@ -71,11 +73,15 @@ class Transport(Protocol):
     """One way to reach a board. Failures raise DeviceError."""
 
     @property
+    def needs_bitstream(self) -> bool:
+        """Whether `program(None)` leaves the hardware as it is, instead of resetting it."""
+
+    @property
     def clock(self) -> Clock:
         """The time by which runs are measured."""
 
     def program(self, bitstream: Bitstream | None) -> None:
-        """Configure the FPGA, which ends whatever ran; None keeps what it holds, if that works."""
+        """Configure the FPGA, which ends whatever ran."""
 
     def read(self, address: int) -> int:
         """The 32-bit register at a physical address."""
@@ -88,3 +94,9 @@ class Transport(Protocol):
 
     def close(self) -> None:
         """Let go of the board; closing twice is harmless."""
+
+
+def require_root(what: str) -> None:
+    """Raise DeviceError unless this process is root's: hardware opens for nobody else."""
+    if os.geteuid() != 0:
+        raise DeviceError(f"{what} needs root to reach the FPGA; run the same command with sudo -E")

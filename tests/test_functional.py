@@ -308,8 +308,8 @@ def test_images_run_in_groups_when_scratch_memory_is_short(
 def wide_sum(terms: int, own_weights: bool) -> tuple[Dram, NDArray[np.uint8]]:
     """A launch of the default target that sums `terms` blocks of extreme values into ACC[0]."""
     uops = Isa.of(SIM).encode_uops(np.stack([np.zeros(terms, int), *[np.arange(terms)] * 2], 1))
-    low = np.full((2, 1 << 19), 128, np.uint8)  # -128
-    low[1, ::7] = 127
+    generator = np.random.default_rng(terms)
+    low = generator.choice(np.array([128, 129], np.uint8), (2, 1 << 19))  # -128 and -127
     words = np.zeros(8192, np.uint8)
     words[: 4 * terms] = uops.astype("<u4").view(np.uint8)
     weights_at, inputs_at, result_at = 1 << 16, 1 << 19, 1 << 20
@@ -340,7 +340,7 @@ def wide_sum(terms: int, own_weights: bool) -> tuple[Dram, NDArray[np.uint8]]:
 
 
 @pytest.mark.parametrize("own_weights", [False, True])
-@pytest.mark.parametrize("terms", [63, 64, 65, 200, 1000])
+@pytest.mark.parametrize("terms", [63, 64, 65, 100, 200, 1000])
 def test_sums_beyond_the_integers_of_float32_are_exact(terms: int, own_weights: bool) -> None:
     dram, insns = wide_sum(terms, own_weights)
     Launch(SIM, insns, dram, profile=PROFILES["hls"]).run()
@@ -397,6 +397,88 @@ def test_constants_that_a_store_overwrites_are_read_again() -> None:
         FINISH,
     )
     require_equal(target, "hls", insns, memory(1, 5, True, words))
+
+
+def test_a_long_store_before_a_short_one_still_spoils_constants() -> None:
+    target = TARGETS[0]
+    uops = np.array([[0, 0, 0], [1, 1, 1]])
+    insns = encode(
+        target,
+        load(0, 0, BASE // 4, 2),
+        load(3, 0, BASE // 16 + 40, 16),
+        loops(Opcode.ALU, 0, 2, inner=8, dst_factor_in=2, alu_opcode=2, use_imm=1, imm=1),
+        load(2, 0, BASE // 4 + 300, 8),
+        store(0, BASE // 4 + 64, 16),
+        store(0, BASE // 4 + 68, 1),
+        load(1, 0, BASE // 16 + 18, 2),
+        loops(Opcode.GEMM, 0, 2, inner=2, dst_factor_in=2, src_factor_in=2),
+        FINISH,
+    )
+    require_equal(target, "hls", insns, memory(1, 5, True, Isa.of(target).encode_uops(uops)))
+
+
+def test_inputs_that_change_are_gathered_again() -> None:
+    """Between two equal GEMMs a LOAD replaces one of the inputs, or none of them."""
+    target = TARGETS[0]
+    uops = np.array([[0, 2, 0], [1, 3, 1]])
+    for element in (1, 2, 4, 5, 6):
+        gemm = loops(Opcode.GEMM, 0, 2, inner=2, dst_factor_in=2, src_factor_in=2)
+        insns = encode(
+            target,
+            load(0, 0, BASE // 4, 2),
+            load(1, 0, BASE // 16 + 16, 4),
+            load(2, 0, BASE // 4 + 100, 8),
+            gemm,
+            load(2, element, BASE // 4 + 200, 1),
+            gemm,
+            FINISH,
+        )
+        dram = memory(1, element, True, Isa.of(target).encode_uops(uops))
+        require_equal(target, "fsim", insns, dram)
+
+
+def test_constant_and_loaded_weights_can_be_mixed() -> None:
+    """A product of tiles from shared memory and from each image's own, in changing places."""
+    target = TARGETS[0]
+    uops = np.array([[0, 0, 0], [1, 1, 1]])
+    gemm = loops(Opcode.GEMM, 0, 2, inner=2, dst_factor_in=2, src_factor_in=2, wgt_factor_in=2)
+    shared, own = BASE // 16 + 16, (BASE + SHARED) // 16 + 4
+    insns = encode(
+        target,
+        load(0, 0, BASE // 4, 2),
+        load(2, 0, BASE // 4 + 100, 8),
+        load(1, 0, shared, 4),
+        load(1, 1, own, 1),
+        gemm,
+        load(1, 0, shared + 9, 1),
+        gemm,
+        load(1, 1, shared + 12, 1),
+        gemm,
+        load(1, 2, own + 3, 2),
+        gemm,
+        FINISH,
+    )
+    for images in (1, 3):
+        dram = memory(images, 1, True, Isa.of(target).encode_uops(uops))
+        require_equal(target, "hls", insns, dram)
+
+
+def test_zeros_of_a_reset_go_where_they_belong() -> None:
+    """A GEMM of 2 pixels by 3 channels meets accumulators of which four were reset before."""
+    target = TARGETS[0]
+    uops = np.array([[p + 2 * c, p, c] for p in range(2) for c in range(3)])
+    uops = np.concatenate([uops, [[1, 0, 0], [2, 0, 0], [3, 0, 0], [5, 0, 0]]])
+    insns = encode(
+        target,
+        load(0, 0, BASE // 4, 10),
+        load(3, 0, BASE // 16 + 20, 16),
+        load(2, 0, BASE // 4 + 100, 8),
+        load(1, 0, BASE // 16 + 16, 4),
+        loops(Opcode.GEMM, 6, 10, reset_reg=1),
+        loops(Opcode.GEMM, 0, 6),
+        FINISH,
+    )
+    require_equal(target, "hls", insns, memory(1, 2, True, Isa.of(target).encode_uops(uops)))
 
 
 def test_memory_that_nobody_wrote_reads_as_zero_in_every_run() -> None:

@@ -13,13 +13,14 @@ import pytest
 from vtaflow import InferenceSession
 from vtaflow.backend.artifact import Artifact
 from vtaflow.backend.target import Target
-from vtaflow.errors import ArtifactError, DeviceError, FeedError, VtaflowError
+from vtaflow.errors import ArtifactError, DataError, DeviceError, FeedError, VtaflowError
 from vtaflow.ops import operator
 from vtaflow.ops.types import TensorType
 from vtaflow.runtime.device import Bytes, LaunchResult
 from vtaflow.runtime.host import HostStep, typed_steps
 from vtaflow.runtime.interleave import ORDERS
 from vtaflow.runtime.preprocessing import Preprocessing
+from vtaflow.runtime.runner import LocalRunner, Record
 from vtaflow.runtime.session import check_feed
 from vtaflow.runtime.simdevice import ARENA_BASE, SimDevice
 from vtaflow.runtime.tensors import TensorInfo
@@ -244,8 +245,40 @@ def test_reading_what_is_not_kept() -> None:
     session.run(None, {"x": samples(1)})
     with pytest.raises(FeedError, match="none, compile with --keep-intermediates"):
         session.read("y_packed")
-    with pytest.raises(FeedError, match="no output 'y_packed', it has y"):
-        session.run(["y_packed"], {"x": samples(1)})
+    with pytest.raises(FeedError, match="no output 'x_packed', it has y"):
+        session.run(["x_packed"], {"x": samples(1)})
+
+
+def test_what_leaves_the_device_can_be_asked_for() -> None:
+    session = InferenceSession(changed(), Incrementer())
+    assert session.get_device_outputs() == ["y_packed"]
+    x = samples(3)
+    (found,) = session.run(["y_packed"], {"x": x})
+    assert np.array_equal(found * np.float32(0.5), expected(x))
+
+
+def test_raw_samples_are_preprocessed() -> None:
+    def scaled(manifest: Manifest) -> None:
+        manifest["preprocessing"] = {"x": Preprocessing(scale=0.5).to_json()}
+
+    session, plain = (InferenceSession(changed(how), Incrementer()) for how in (scaled, None))
+    raw = np.arange(30, dtype=np.uint8).reshape(3, 10)
+    wanted = plain.run(None, {"x": raw.astype(np.float32) / 2})
+    assert np.array_equal(session.run_raw(None, {"x": raw})[0], wanted[0])
+    assert np.array_equal(session.run_raw(None, {"x": raw[0]})[0], wanted[0][:1])
+    with pytest.raises(FeedError, match="expected a NumPy array of raw samples"):
+        session.run_raw(None, {"x": [1]})  # type: ignore[dict-item]
+    with pytest.raises(DataError, match=r"samples have shape \(7,\), expected \(10,\)"):
+        session.run_raw(None, {"x": raw[:, :7]})
+
+
+def test_reloading_forgets_what_was_run() -> None:
+    device = Incrementer()
+    session = InferenceSession(changed(keep), device)
+    session.run(None, {"x": samples(1)})
+    session.reload()
+    with pytest.raises(FeedError, match="nothing was run"):
+        session.read("y_packed")
 
 
 # --- refused feeds -----------------------------------------------------------------------------
@@ -390,7 +423,7 @@ def test_an_attribute_that_only_evaluation_trips_over() -> None:
 
 def test_a_step_that_breaks_its_own_type_is_a_bug(monkeypatch: pytest.MonkeyPatch) -> None:
     session = InferenceSession(changed(), Incrementer())
-    first = session._plan.steps[0]
+    first = typed_steps(session.artifact).steps[0]
     assert isinstance(first, HostStep)
     monkeypatch.setitem(
         first.operator.__dict__, "evaluate", lambda arrays, attrs: [arrays[0].astype("f8")]
@@ -472,14 +505,16 @@ def test_rows_that_meet_are_not_stacked() -> None:
 
 def test_both_ways_of_evaluation_agree() -> None:
     artifact = changed()
-    together, apart = (InferenceSession(artifact, Incrementer(8)) for _ in range(2))
+    together, apart = (LocalRunner(artifact, Incrementer(8)) for _ in range(2))
     steps = tuple(
         replace(one, stacks=False) if isinstance(one, HostStep) else one
         for one in apart._plan.steps
     )
     apart._plan = replace(apart._plan, steps=steps)
-    x = {"x": samples(11)}
-    assert np.array_equal(together.run(None, x)[0], apart.run(None, x)[0])
+    one, other = (
+        runner.run(["y"], {"x": samples(8)}, Record())[0] for runner in (together, apart)
+    )
+    assert np.array_equal(one, other)
 
 
 # --- the simulator as a device -----------------------------------------------------------------

@@ -9,7 +9,18 @@ from ...ops.types import TensorType
 from ..graph import Graph, Node
 
 _ALWAYS = ("Identity", "Dropout")
-_IF_TYPE_STAYS = ("Cast", "Concat", "Flatten", "Reshape", "Squeeze", "Unsqueeze")
+_IF_TYPE_STAYS = (
+    "Cast",
+    "Concat",
+    "Expand",
+    "Flatten",
+    "Max",
+    "Min",
+    "Reshape",
+    "Squeeze",
+    "Tile",
+    "Unsqueeze",
+)
 
 
 def drop_identities(graph: Graph) -> Graph:
@@ -43,6 +54,10 @@ def _does_nothing(node: Node, types: Mapping[str, TensorType]) -> bool:
         return True
     if node.op == "Transpose":
         return list(node.attrs["perm"]) == sorted(node.attrs["perm"])
+    if node.op == "Pad":
+        return not any(node.attrs["pads"])
+    if node.op == "Resize":
+        return not node.attrs["axes"]
     if node.op == "Clip":
         return node.attrs["min"] is None and node.attrs["max"] is None
     same = types[node.outputs[0]] == types[node.inputs[0]]

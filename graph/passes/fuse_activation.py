@@ -8,7 +8,7 @@ from typing import Any
 
 from ..graph import Graph, Node
 
-_LAYERS = ("Dense",)
+_LAYERS = ("Dense", "FusedConv")
 
 
 def fuse_activation(graph: Graph) -> Graph:

@@ -6,21 +6,31 @@ keeps its name; its packed form is `<name>.packed`. The result is made for one b
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+
+import numpy as np
 
 from ...ops.layout import Layout
 from ...ops.types import Array
 from ...ops.vta_dense import weight_layout
+from ...ops.vta_flatten import storage_order
 from ..edit import free_name
 from ..graph import Graph, Node
 
-_ORDERS = {2: "NC"}  # outer axes of a packed activation, by rank
+ORDERS = ("NCHW", "NHCW", "NHWC")
+"""Orders of the outer axes that a packed image may have, slowest first."""
 
 
-def pack(graph: Graph, batch: int, block: int) -> Graph:
-    """The quantised graph with every device value in tiles of `batch` x `block`."""
-    work = _Packer(graph, batch, block)
+def pack(
+    graph: Graph, batch: int, block: int, orders: Mapping[str, str] | None = None
+) -> Graph:
+    """The quantised graph with every device value in tiles of `batch` x `block`.
+
+    `orders` gives images one of ORDERS, the first where it does not name them. The inputs and the
+    output of a Concat need the same, and so do a residual and the result it is added to.
+    """
+    work = _Packer(graph, batch, block, orders or {})
     for node in graph.nodes:
         if node.device == "vta":
             work.device(node)
@@ -38,9 +48,11 @@ class _Packer:
     graph: Graph
     batch: int
     block: int
+    orders: Mapping[str, str]
     nodes: list[Node] = field(default_factory=list)
     constants: dict[str, Array] = field(init=False)
     packed: dict[str, str] = field(default_factory=dict)  # plain value -> its packed form
+    images: dict[str, str] = field(default_factory=dict)  # flattened value -> the image it was
     plain: set[str] = field(init=False)  # values that exist unpacked
     taken: set[str] = field(init=False)  # names of values and nodes
 
@@ -57,19 +69,25 @@ class _Packer:
 
     def device(self, node: Node) -> None:
         """Emit a device node on packed values."""
-        layout = self.layout(node.outputs[0])
-        node = WEIGHTS[node.op](self, node, layout)
+        source, result = node.inputs[0], node.outputs[0]
+        attrs = {**node.attrs, "layout": self.layout(result)}
+        if "in_layout" in attrs:
+            attrs["in_layout"] = self.layout(source)
+        node = replace(node, attrs=attrs)
+        if node.op in PACK:
+            node = PACK[node.op](self, node)
         inputs = [
             value if value in self.constants else self.as_packed(value) for value in node.inputs
         ]
         outputs = [self._fresh(f"{value}.packed") for value in node.outputs]
         self.packed.update(zip(node.outputs, outputs, strict=True))
-        attrs = {**node.attrs, "layout": layout}
-        self.nodes.append(replace(node, inputs=tuple(inputs), outputs=tuple(outputs), attrs=attrs))
+        self.nodes.append(replace(node, inputs=tuple(inputs), outputs=tuple(outputs)))
 
     def layout(self, value: str) -> Layout:
         """The layout of `value` on the device."""
-        return Layout(_ORDERS[len(self.graph.types[value].shape)], self.batch, self.block)
+        if len(self.graph.types[value].shape) == 2:
+            return Layout("NC", self.batch, self.block)
+        return Layout(self.orders.get(value, ORDERS[0]), self.batch, self.block)
 
     def as_packed(self, value: str) -> str:
         """The name of `value`'s packed form, which is made where it is missing."""
@@ -102,13 +120,32 @@ class _Packer:
         return name
 
 
-def _dense_weight(work: _Packer, node: Node, layout: Layout) -> Node:
+def _flatten(work: _Packer, node: Node) -> Node:
+    """Nothing moves; the layer that reads the features has to know in which order they lie."""
+    work.images[node.outputs[0]] = node.inputs[0]
+    return node
+
+
+def _dense(work: _Packer, node: Node) -> Node:
     """(O, I) -> (O/BLOCK, I/BLOCK, BLOCK, BLOCK); `features` keeps what the padding hides."""
     weight = work.graph.constants[node.inputs[1]]
-    tiles = work.constant(f"{node.inputs[1]}.packed", weight_layout(layout).pack(weight))
+    image = work.images.get(node.inputs[0])
+    if image is not None:
+        weight = _in_storage_order(weight, work.graph.types[image].shape, work.layout(image))
+    layout = weight_layout(node.attrs["layout"])
+    tiles = work.constant(f"{node.inputs[1]}.packed", layout.pack(weight))
     attrs = {**node.attrs, "features": weight.shape}
     return replace(node, inputs=(node.inputs[0], tiles, *node.inputs[2:]), attrs=attrs)
 
 
-WEIGHTS: dict[str, Callable[[_Packer, Node, Layout], Node]] = {"VtaDense": _dense_weight}
-"""How each device operator's weights are packed."""
+def _in_storage_order(weight: Array, image: tuple[int, ...], layout: Layout) -> Array:
+    """Columns (O, C*H*W) in the order in which a packed image stores them, 0 for its padding."""
+    if image[2:] == (1, 1):
+        return weight
+    places = storage_order(image, layout)
+    columns = weight[:, np.maximum(places, 0)]
+    return np.where(places >= 0, columns, columns.dtype.type(0))
+
+
+PACK: dict[str, Callable[[_Packer, Node], Node]] = {"VtaDense": _dense, "VtaFlatten": _flatten}
+"""What packing changes of a device node beside its layouts."""

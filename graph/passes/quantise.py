@@ -1,54 +1,37 @@
-"""Quantisation: every layer placed on VTA goes from float to 8-bit integers.
+"""Quantisation: every node placed on VTA goes from float to 8-bit integers.
 
 The numbers are those of shift_grid: power-of-two requantisation with a shift of its own for
-every output channel. Values cross between host and device through Quantize and Dequantize
-nodes. A float value keeps its name; its integer form is `<name>.int8`.
+every output channel; the scales are those of scales.py. Values cross between host and device
+through Quantize and Dequantize nodes. A float value keeps its name; its integer form is
+`<name>.int8`.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from ...errors import ModelError
-from ...ops import operator, vta_dense
+from ...errors import DataError, ModelError
 from ...ops.layout import PLAIN
 from ...ops.types import Array, Attrs
 from .. import shift_grid
-from ..bias_correction import correct
 from ..calibration import Calibration
 from ..edit import free_name
 from ..graph import Graph, Node
-from ..interpret import interpret
-from ..shift_grid import IntegerLayer
+from ..layers import LAYERS, residual_of
+from ..sample_run import SampleRun
+from ..scales import MOVES, Scales, plan_scales
+from ..shift_grid import ALONE, IntegerLayer, Meeting
 
 Warn = Callable[[str], None]
 
+ROUNDINGS = ("nearest", "compensated")
+"""How weights are rounded: each to the nearest step, or making good the errors of others."""
+
 _LOG = logging.getLogger(__name__)
-_LARGEST_STEP = 127
-_SMALLEST_SCALE = 1e-30  # float32 can still multiply by its inverse
-
-
-@dataclass(frozen=True)
-class Layer:
-    """How a float layer with inputs (x, weight, bias) becomes an operator of the device.
-
-    `accumulate(x, weight, attrs)` gives the int32 products (N, channels, ...) of int8 arrays.
-    """
-
-    op: str
-    accumulate: Callable[[Array, Array, Attrs], Array]
-
-
-LAYERS = {
-    "Dense": Layer("VtaDense", lambda x, weight, attrs: vta_dense.accumulate(x, weight)),
-}
-
-MOVES = ("Flatten", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze")
-"""Host operators that move elements without changing them, in integers as in float."""
 
 
 def quantise(
@@ -56,49 +39,38 @@ def quantise(
     calibration: Calibration,
     bias_correction: bool = True,
     warn: Warn = _LOG.warning,
+    input_offset: bool = True,
+    weight_rounding: str = "nearest",
 ) -> Graph:
-    """The graph with integer layers wherever `device` is "vta"; host nodes stay as they are.
+    """The graph with integer operators wherever `device` is "vta"; host nodes stay as they are.
 
-    Bias correction needs samples in `calibration` and is left out without them. `warn` hears of
-    biases that saturate. Raises ModelError for weights or biases that are not finite.
+    `input_offset` lets inputs of the model that are far from centred have a zero point;
+    `weight_rounding` is one of ROUNDINGS. Bias correction and compensated rounding need samples
+    in `calibration` and are left out without them. `warn` hears of biases that saturate. Raises
+    DataError for an unknown rounding, ModelError for weights or biases that are not finite.
     """
+    if weight_rounding not in ROUNDINGS:
+        raise DataError(
+            f"weight rounding {weight_rounding!r} is unknown; known are {', '.join(ROUNDINGS)}"
+        )
     _check_finite(graph)
-    samples = None
-    if bias_correction and calibration.samples:
-        samples = _Samples.of(graph, calibration)
-    work = _Quantiser(graph, calibration, samples, warn)
+    compensate = weight_rounding == "compensated"
+    run = None
+    if (bias_correction or compensate) and calibration.samples:
+        run = SampleRun(graph, calibration, bias_correction)
+    scales = plan_scales(graph, calibration, input_offset)
+    work = _Quantiser(graph, scales, run, warn, compensate)
     for node in graph.nodes:
         if node.device == "vta":
-            work.layer(node)
+            EMIT[node.op](work, node)
         else:
             work.host(node)
+        if run is not None:
+            run.done()
+    work.run = None
     for value in graph.outputs:
         work.as_float(value)
     return graph.rebuild(nodes=work.nodes, constants=work.constants)
-
-
-@dataclass
-class _Samples:
-    """Values on the calibration samples, for bias correction.
-
-    `reference` holds the float graph's layer outputs, `values` what the new graph computes.
-    """
-
-    reference: dict[str, Array]
-    values: dict[str, Array]
-
-    @classmethod
-    def of(cls, graph: Graph, calibration: Calibration) -> _Samples:
-        samples = dict(calibration.samples)
-        whole = graph.rebatch(len(next(iter(samples.values()))))
-        layers = [node.outputs[0] for node in _layers(graph)]
-        reference = interpret(whole, samples, keep=layers)
-        return cls(reference, {**graph.constants, **samples, "": np.empty(0)})
-
-    def run(self, node: Node) -> None:
-        arrays = [self.values[name] for name in node.inputs]
-        results = operator(node.op).evaluate(arrays, node.attrs)
-        self.values.update(zip(node.outputs, results, strict=True))
 
 
 @dataclass
@@ -106,13 +78,14 @@ class _Quantiser:
     """The new graph while it grows, node by node in topological order."""
 
     graph: Graph
-    calibration: Calibration
-    samples: _Samples | None
+    scales: Scales
+    run: SampleRun | None
     warn: Warn
+    compensate: bool
     nodes: list[Node] = field(default_factory=list)
     constants: dict[str, Array] = field(init=False)
     integers: dict[str, str] = field(default_factory=dict)  # float value -> its int8 form
-    scales: dict[str, float] = field(default_factory=dict)  # float value -> scale of that form
+    halos: dict[tuple[str, tuple[int, ...]], str] = field(default_factory=dict)
     born_integer: set[str] = field(default_factory=set)  # float values that come from VTA
     floats: set[str] = field(init=False)  # values that exist in float
     taken: set[str] = field(init=False)  # names of values and nodes
@@ -126,54 +99,119 @@ class _Quantiser:
         """Emit a host node: on integers where it only moves what VTA made, else in float."""
         source = node.inputs[0] if node.inputs else ""
         if node.op in MOVES and source in self.born_integer:
-            self._move(node, source)
+            operands = (self.integers[source], *node.inputs[1:])
+            self._emit(replace(node, inputs=operands, outputs=(self._born(node),)), node.outputs)
             return
         for value in node.inputs:
             self.as_float(value)
-        self._emit(node)
+        self._emit(node, node.outputs)
         self.floats.update(node.outputs)
-
-    def _move(self, node: Node, source: str) -> None:
-        result = node.outputs[0]
-        self._born(result, self.scales[source])
-        operands, results = (self.integers[source], *node.inputs[1:]), (self.integers[result],)
-        self._emit(replace(node, inputs=operands, outputs=results))
 
     def as_float(self, value: str) -> None:
         """Make sure that `value` exists in float."""
         if value not in self.floats:
-            self._convert("Dequantize", value, self.integers[value], value)
+            attrs = {"scale": self.scales.of[value]}
+            self._convert("Dequantize", value, self.integers[value], value, attrs)
             self.floats.add(value)
 
     def as_integer(self, value: str) -> str:
         """The name of `value`'s integer form, which is made where it is missing."""
         if value not in self.integers:
-            self.scales[value] = self._limit_scale(value)
+            attrs: dict[str, object] = {"scale": self.scales.of[value]}
+            if value in self.scales.zero_points:
+                attrs["zero_point"] = self.scales.zero_points[value]
             self.integers[value] = self._fresh(f"{value}.int8")
-            self._convert("Quantize", value, value, self.integers[value])
+            self._convert("Quantize", value, value, self.integers[value], attrs)
         return self.integers[value]
 
-    def layer(self, node: Node) -> None:
-        source, result = node.inputs[0], node.outputs[0]
-        x = self.as_integer(source)
-        weight, bias = (self.graph.constants[name] for name in node.inputs[1:3])
-        in_scale = self.scales[source]
-        out_scale = shift_grid.output_scale(weight, in_scale, self._limit_scale(result))
-        grid = shift_grid.choose(weight, bias, in_scale, out_scale)
-        layer = IntegerLayer.of(grid, weight, bias, node.attrs.get("min"), node.attrs.get("max"))
-        self._born(result, out_scale)
-        if self.samples:
-            given = self.samples.values[x]
-            products = LAYERS[node.op].accumulate(given, layer.weights, node.attrs)
-            layer = correct(layer, products, self.samples.reference[result])
-            self.samples.values[self.integers[result]] = layer.output(products)
-        self._report(node, layer)
-        self._emit_layer(node, x, layer)
+    def operand(self, node: Node, position: int) -> str:
+        """The integers that an input of a device node reads: a requantised copy where needed."""
+        value = node.inputs[position]
+        if (node.name, position) not in self.scales.copies:
+            return self.as_integer(value)
+        x, scale = self.as_integer(value), self.scales.copies[node.name, position]
+        channels = self.graph.types[value].shape[1]
+        weight = np.ones((channels, 1, 1, 1), np.float32)
+        grid = shift_grid.choose(weight, np.zeros(channels), self.scales.of[value], scale)
+        layer = IntegerLayer.of(grid, weight, np.zeros(channels), None, None)
+        copy = replace(
+            node,
+            name=self._fresh(f"{node.name}.requantise{position}"),
+            op="FusedConv",
+            attrs={**_POINTWISE, "group": channels},
+            reason="aligns scales",
+        )
+        name = self._fresh(f"{value}.requantised")
+        self._layer(copy, layer, x, "", name, value)
+        return name
 
-    def _born(self, value: str, scale: float) -> None:
-        self.integers[value] = self._fresh(f"{value}.int8")
-        self.scales[value] = scale
-        self.born_integer.add(value)
+    def layer(self, node: Node) -> None:
+        """Emit a layer with weights."""
+        source, result = node.inputs[0], node.outputs[0]
+        x, attrs = self._data(node)
+        residual, meeting = self._residual(node)
+        weight, bias = (self.graph.constants[name] for name in node.inputs[1:3])
+        in_scale, out_scale = self.scales.of[source], self.scales.of[result]
+        grid = shift_grid.choose(weight, bias, in_scale, out_scale, meeting)
+        bounds = node.attrs.get("min"), node.attrs.get("max")
+        layer = IntegerLayer.of(grid, weight, bias, *bounds, residual=bool(residual))
+        if self.compensate and self.run is not None:
+            layer = self.run.compensated(layer, weight, x, attrs)
+        if source in self.scales.zero_points:
+            layer = layer.without_zero_point(self.scales.zero_points[source])
+        self._layer(replace(node, attrs=attrs), layer, x, residual, self._born(node), result)
+
+    def plain(self, node: Node, op: str, attrs: Attrs) -> None:
+        """Emit a device node without weights as `op`."""
+        operands = tuple(self.operand(node, position) for position in range(len(node.inputs)))
+        device = replace(node, op=op, inputs=operands, outputs=(self._born(node),), attrs=attrs)
+        self._emit(device, node.outputs)
+
+    def _data(self, node: Node) -> tuple[str, Attrs]:
+        """The integers that a layer reads, and its attributes: an input's halo takes its pads."""
+        source = node.inputs[0]
+        x, pads = self.as_integer(source), tuple(node.attrs.get("pads", ()))
+        if source not in self.scales.zero_points or not any(pads):
+            return x, node.attrs
+        if (x, pads) not in self.halos:
+            self.halos[x, pads] = self._fresh(f"{x}.halo")
+            zero_point = self.scales.zero_points[source]
+            attrs = {**_HALO, "pads": pads, "value": zero_point}
+            self._convert("FoldPixels", source, x, self.halos[x, pads], attrs)
+        return self.halos[x, pads], {**node.attrs, "pads": (0, 0, 0, 0)}
+
+    def _residual(self, node: Node) -> tuple[str, Meeting]:
+        """The integers that a layer adds and how their scale meets the result's."""
+        value = residual_of(node)
+        if value is None:
+            return "", ALONE
+        scale = self.scales.copies.get((node.name, 3), self.scales.of[value])
+        meeting = Meeting.of(scale, self.scales.of[node.outputs[0]])
+        assert meeting is not None, "scales of a residual are planned"
+        return self.operand(node, 3), meeting
+
+    def _layer(
+        self, node: Node, layer: IntegerLayer, x: str, residual: str, result: str, owner: str
+    ) -> None:
+        """Correct, report and emit an integer layer; `owner` is the float value it stands for."""
+        kind = LAYERS[node.op]
+        if self.run is not None:
+            layer, products = self.run.layer(kind, x, layer, node.attrs, residual, owner)
+            self.run.finish(layer, products, residual, result, owner)
+        self._report(node, layer)
+        steps, vectors = layer.epilogue(first=2)
+        inputs = [x]
+        for part, array in {"weight.int8": layer.weights, **vectors}.items():
+            inputs.append(self._fresh(f"{node.name}.{part}"))
+            self.constants[inputs[-1]] = array
+        inputs += [residual] if residual else []
+        attrs = {key: value for key, value in node.attrs.items() if key not in ("min", "max")}
+        attrs.update(epilogue=steps, scale=layer.grid.out_scale, layout=PLAIN)
+        if node.op == "FusedConv":
+            attrs["in_layout"] = PLAIN
+        self.nodes.append(
+            replace(node, op=kind.op, inputs=tuple(inputs), outputs=(result,), attrs=attrs)
+        )
 
     def _report(self, node: Node, layer: IntegerLayer) -> None:
         saturated = layer.saturated
@@ -183,33 +221,26 @@ class _Quantiser:
                 "does not fit 32 bits and saturates"
             )
 
-    def _emit_layer(self, node: Node, x: str, layer: IntegerLayer) -> None:
-        steps, vectors = layer.epilogue(first=2)
-        inputs = [x]
-        for part, array in {"weight.int8": layer.weights, **vectors}.items():
-            inputs.append(self._fresh(f"{node.name}.{part}"))
-            self.constants[inputs[-1]] = array
-        attrs = {key: value for key, value in node.attrs.items() if key not in ("min", "max")}
-        attrs.update(epilogue=steps, scale=layer.grid.out_scale, layout=PLAIN)
-        outputs = (self.integers[node.outputs[0]],)
-        device = LAYERS[node.op].op
-        self.nodes.append(
-            replace(node, op=device, inputs=tuple(inputs), outputs=outputs, attrs=attrs)
-        )
+    def _born(self, node: Node) -> str:
+        """A name for the integer form of the node's result, which VTA made."""
+        value = node.outputs[0]
+        self.integers[value] = self._fresh(f"{value}.int8")
+        self.born_integer.add(value)
+        return self.integers[value]
 
-    def _convert(self, op: str, value: str, source: str, result: str) -> None:
+    def _convert(
+        self, op: str, value: str, source: str, result: str, attrs: Mapping[str, object]
+    ) -> None:
         name = self._fresh(f"{value}.{op.lower()}")
-        attrs = {"scale": self.scales[value]}
         reason = "converts between host and VTA"
-        self._emit(Node(name, op, (source,), (result,), attrs, (), "host", reason))
+        node = Node(name, op, (source,), (result,), attrs, (), "host", reason)
+        self._emit(node, (value,))
 
-    def _emit(self, node: Node) -> None:
+    def _emit(self, node: Node, owners: tuple[str, ...]) -> None:
+        """Add a node that is no layer; `owners` are the float values of its results."""
         self.nodes.append(node)
-        if self.samples:
-            self.samples.run(node)
-
-    def _limit_scale(self, value: str) -> float:
-        return max(self.calibration.limits[value] / _LARGEST_STEP, _SMALLEST_SCALE)
+        if self.run is not None:
+            self.run.node(node, dict(zip(node.outputs, owners, strict=True)))
 
     def _fresh(self, wanted: str) -> str:
         name = free_name(wanted, self.taken)
@@ -217,14 +248,44 @@ class _Quantiser:
         return name
 
 
-def _layers(graph: Graph) -> list[Node]:
-    return [node for node in graph.nodes if node.device == "vta"]
+_POINTWISE = {
+    "strides": (1, 1),
+    "pads": (0, 0, 0, 0),
+    "dilations": (1, 1),
+    "transposed": False,
+    "output_padding": (0, 0),
+}
+_HALO = {"kernel_shape": (1, 1), "strides": (1, 1), "dilations": (1, 1)}
+
+
+def _max_pool(work: _Quantiser, node: Node) -> None:
+    work.plain(node, "VtaMaxPool", {**node.attrs, "in_layout": PLAIN, "layout": PLAIN})
+
+
+def _concat(work: _Quantiser, node: Node) -> None:
+    channels = tuple(work.graph.types[value].shape[1] for value in node.inputs)
+    work.plain(node, "VtaConcat", {"axis": 1, "channels": channels, "layout": PLAIN})
+
+
+def _flatten(work: _Quantiser, node: Node) -> None:
+    work.plain(node, "VtaFlatten", {"in_layout": PLAIN, "layout": PLAIN})
+
+
+EMIT: dict[str, Callable[[_Quantiser, Node], None]] = {
+    "Dense": _Quantiser.layer,
+    "FusedConv": _Quantiser.layer,
+    "MaxPool": _max_pool,
+    "Concat": _concat,
+    "Flatten": _flatten,
+}
+"""How each float operator that VTA runs becomes integers."""
 
 
 def _check_finite(graph: Graph) -> None:
     problems = [
         f"node {node.name!r}: constant {name!r} holds NaN or infinite values"
-        for node in _layers(graph)
+        for node in graph.nodes
+        if node.device == "vta"
         for name in node.inputs
         if name in graph.constants and not np.isfinite(graph.constants[name]).all()
     ]

@@ -1,0 +1,411 @@
+"""The board's self-test: seven probes that tell what this hardware and bitstream really do.
+
+Each probe runs small hand-built streams and decodes what they left; together they say whether
+compiled models can be trusted on the board, and calibrate its description. docs/hardware.md tells
+what is known to differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from ..backend.commands import Memory
+from ..backend.isa import AluOpcode
+from ..backend.target import Target
+from ..errors import DeviceError
+from .board import Board
+from .calibration import ProbeFailure, measured_timing
+from .driver import RunTimeout
+from .probe_streams import Bench
+
+# Where things lie on the bench, each in pages of its own.
+UOPS, INPUT, WEIGHT, BIAS, RESULT, SECOND = (0x1000 * n for n in range(1, 7))
+
+LONGEST_DISTANCE = 6
+ROUNDS = 12
+OLD_ISA_LOADS, OLD_ISA_UOPS = 64, 8192
+BASE_OFFSET = 0x8000
+PATTERN = 0x12345678
+
+Result = tuple[str, Mapping[str, Any], Mapping[str, Any]]
+"""What a probe returns: one line, changes to the target, measured numbers."""
+
+Probe = Callable[[Bench], Result]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one probe found.
+
+    `passed` says whether compiled code may rely on the hardware in this respect; `changes` are
+    fields of the target as they were measured; `measured` the numbers, for a report.
+    """
+
+    name: str
+    passed: bool
+    text: str
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    measured: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """The findings of all probes on a board that was described as `target`."""
+
+    target: Target
+    bitstream: Mapping[str, str]
+    findings: tuple[Finding, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether compiled models may run on the board."""
+        return all(finding.passed for finding in self.findings)
+
+    def calibrated(self) -> Target:
+        """The description with what was measured. Raises DeviceError if a probe failed."""
+        failed = [finding for finding in self.findings if not finding.passed]
+        if failed:
+            raise DeviceError(
+                f"the board failed the probe {failed[0].name!r} ({failed[0].text}): models would "
+                "not compute right on it, so no description is made of it"
+            )
+        changes: dict[str, Any] = {}
+        for finding in self.findings:
+            changes.update(finding.changes)
+        return replace(self.target, **changes)
+
+    def lines(self) -> list[str]:
+        """The report for people."""
+        width = max(len(finding.name) for finding in self.findings)
+        return [
+            f"{finding.name:<{width}}  {'ok  ' if finding.passed else 'FAIL'}  {finding.text}"
+            for finding in self.findings
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        """The report for programs."""
+        return {
+            "target": self.target.name,
+            "bitstream": dict(self.bitstream),
+            "passed": self.passed,
+            "probes": [
+                {
+                    "name": finding.name,
+                    "passed": finding.passed,
+                    "text": finding.text,
+                    "measured": dict(finding.measured),
+                }
+                for finding in self.findings
+            ],
+        }
+
+
+def probe_board(
+    board: Board, progress: Callable[[str], object] = lambda name: None
+) -> Capabilities:
+    """Run every probe; `progress` is called with the name of each before it runs.
+
+    A board that reads the instruction encoding of version 0.0.1 gets the first probe only: it
+    would store anywhere. Raises DeviceError if the board cannot be used at all.
+    """
+    findings: list[Finding] = []
+    with Bench(board) as bench:
+        for name, probe in PROBES:
+            if findings and not findings[0].passed:
+                findings.append(Finding(name, False, f"not run: the probe {PROBES[0][0]} failed"))
+                continue
+            progress(name)
+            findings.append(_guarded(board, name, probe, bench))
+    file = board.bitstream
+    texts = {} if file is None else {
+        "path": str(file.path), "sha256": file.sha256, "part": file.part, "date": file.date
+    }
+    return Capabilities(board.target, texts, tuple(findings))
+
+
+def _guarded(board: Board, name: str, probe: Probe, bench: Bench) -> Finding:
+    """The finding of a probe that may fail, or hang the hardware."""
+    try:
+        text, changes, measured = probe(bench)
+    except ProbeFailure as failure:
+        return Finding(name, False, str(failure))
+    except RunTimeout as error:
+        board.reprogram()
+        return Finding(name, False, f"the hardware hung: {error}")
+    return Finding(name, True, text, changes, measured)
+
+
+def isa_version(bench: Bench) -> Result:
+    """Which encoding the hardware reads: first by time, as a misread STORE would go astray.
+
+    A LOAD of memory type 4 does nothing, but to version 0.0.1 it is a LOAD of micro-ops.
+    """
+    target = bench.target
+    if target.design == "hls":
+        script = bench.script()
+        for _ in range(OLD_ISA_LOADS):
+            script.load_of_no_memory(UOPS + -(bench.address + UOPS) % 8, OLD_ISA_UOPS)
+        seconds = bench.run(script)
+        if seconds * target.clock_mhz * 1e6 > OLD_ISA_LOADS * OLD_ISA_UOPS / 2:
+            raise ProbeFailure(
+                "the hardware reads the encoding of HW_VER 0.0.1: load the bitstream of the same "
+                f"name from the folder {target.hw_ver}"
+            )
+    found = _one_addition(bench)
+    if not (found == 3).all():
+        raise ProbeFailure(f"0 + 3 gave {found.tolist()}: this is not VTA {target.hw_ver}")
+    return f"reads HW_VER {target.hw_ver}", {}, {"hw_ver": target.hw_ver}
+
+
+def _one_addition(bench: Bench) -> np.ndarray[Any, np.dtype[np.int8]]:
+    """ALU ADD imm 3 on a zeroed accumulator, stored."""
+    bench.put_uops(UOPS, [[0, 0, 0]])
+    script = bench.script()
+    script.load(Memory.UOP, 0, UOPS, 1)
+    script.gemm(1, reset=True)
+    script.alu(AluOpcode.ADD, 3, 0, 1)
+    script.store(0, RESULT, 1)
+    bench.run(script)
+    return bench.get(RESULT, 1)[0]
+
+
+def accumulator_distance(bench: Bench) -> Result:
+    """From which distance on an accumulator may be used again, by GEMM and by ALU."""
+    _put_ones(bench)
+    wrong: dict[str, list[int]] = {"gemm": [], "alu": []}
+    for distance in range(1, LONGEST_DISTANCE + 1):
+        bench.put_uops(UOPS, [[index, index, 0] for index in range(distance)])
+        for kind in wrong:
+            script = bench.script()
+            script.load(Memory.UOP, 0, UOPS, distance)
+            script.load(Memory.INP, 0, INPUT, distance)
+            script.load(Memory.WGT, 0, WEIGHT, 1)
+            script.gemm(distance, reset=True)
+            if kind == "gemm":
+                script.gemm(distance, ROUNDS)
+            else:
+                script.alu(AluOpcode.ADD, 1, 0, distance, ROUNDS)
+            script.store(0, RESULT, distance)
+            bench.run(script)
+            if not (bench.get(RESULT, distance) == ROUNDS).all():
+                wrong[kind].append(distance)
+    least = {kind: max(distances, default=0) + 1 for kind, distances in wrong.items()}
+    safe = max(least.values())
+    if safe > LONGEST_DISTANCE:
+        raise ProbeFailure(f"accumulators are wrong even {LONGEST_DISTANCE} micro-ops apart")
+    text = f"exact from {least['gemm']} (GEMM) and {least['alu']} (ALU) micro-ops apart"
+    return f"{text}; compile for {safe + 1}", {"acc_dep_distance": safe + 1}, least
+
+
+def _put_ones(bench: Bench) -> None:
+    """Inputs with 1 in the first lane of each row, and weights of 1: every product is 1."""
+    inp = np.zeros((LONGEST_DISTANCE, bench.target.batch, bench.target.block_in), np.int8)
+    inp[:, :, 0] = 1
+    bench.put(INPUT, inp, "i1")
+    bench.put(WEIGHT, np.ones((bench.target.block_out, bench.target.block_in)), "i1")
+
+
+def acc_padding(bench: Bench) -> Result:
+    """Whether LOAD ACC inserts zeros; compiled code does without."""
+    lanes = bench.target.batch * bench.target.block_out
+    bench.put_uops(UOPS, [[index, index, 0] for index in range(3)])
+    bench.put(BIAS, np.full((3, lanes), 7), "<i4")
+    bench.put(SECOND, np.full(lanes, 5), "<i4")
+    script = bench.script()
+    script.load(Memory.UOP, 0, UOPS, 3)
+    script.load(Memory.ACC, 0, BIAS, 3)
+    script.load(Memory.ACC, 0, SECOND, 1, pads=(1, 1))
+    script.alu(AluOpcode.ADD, 0, 0, 3)
+    script.store(0, RESULT, 3)
+    bench.run(script)
+    found = bench.get(RESULT, 3)
+    kinds = {(0, 5, 0): "inserts zeros", (5, 7, 7): "ignores its pads"}
+    seen = tuple(found[:, 0].tolist())
+    if seen not in kinds or (found != found[:, :1]).any():
+        raise ProbeFailure(f"a padded LOAD ACC left {found.tolist()}")
+    return f"LOAD ACC {kinds[seen]} (not relied upon)", {}, {"acc_pads": seen == (0, 5, 0)}
+
+
+def shift_range(bench: Bench) -> Result:
+    """Shifts of the portable range, and where SHR by 16 goes."""
+    lanes = bench.target.batch * bench.target.block_out
+    shifts = ((16,), (16, 8, 8), (15,), (-16, 15, 1))
+    bench.put_uops(UOPS, [[index, index, 0] for index in range(len(shifts))])
+    bench.put(BIAS, np.full((len(shifts), lanes), PATTERN), "<i4")
+    script = bench.script()
+    script.load(Memory.UOP, 0, UOPS, len(shifts))
+    script.load(Memory.ACC, 0, BIAS, len(shifts))
+    for index, amounts in enumerate(shifts):
+        for amount in amounts:
+            script.alu(AluOpcode.SHR, amount, index, 1)
+    script.store(0, RESULT, len(shifts))
+    bench.run(script)
+    found = bench.get(RESULT, len(shifts)).view(np.uint8)
+    by_16, twice, by_15, back = found[:, 0].tolist()
+    if (found != found[:, :1]).any() or (by_15, back) != (PATTERN >> 15 & 255, PATTERN & 255):
+        raise ProbeFailure(f"SHR by 15 and by -16 left {by_15:#x} and {back:#x}")
+    left, right = (0, PATTERN & 255), (PATTERN >> 16 & 255, 0)
+    where = {left: "left", right: "right"}.get((by_16, twice), "neither left nor right")
+    text = f"-16..15 are exact; SHR by 16 goes {where} (not relied upon)"
+    return text, {}, {"shr_16": where}
+
+
+def timing(bench: Bench) -> Result:
+    """How long GEMM, ALU, LOAD and STORE take."""
+    _put_ones(bench)
+    bench.put_uops(UOPS, [[index, index, 0] for index in range(16)])
+    constants, measured = measured_timing(bench, UOPS, INPUT)
+    text = (
+        f"GEMM n*{constants.gemm_interval} + {constants.gemm_fixed} cycles, ALU n*"
+        f"{constants.alu_imm_interval} + {constants.alu_fixed}, read latency "
+        f"{constants.read_latency}, write latency {constants.write_latency}"
+    )
+    return text, {"timing": constants}, measured
+
+
+def store_then_load(bench: Bench) -> Result:
+    """Whether a LOAD sees what an earlier STORE of the same launch wrote."""
+    identity = np.eye(bench.target.block_out, bench.target.block_in, dtype=np.int8)
+    bench.put(WEIGHT, identity, "i1")
+    bench.put(SECOND, np.full(bench.target.element_bytes(Memory.OUT), 17), "i1")
+    bench.put_uops(UOPS, [[0, 0, 0]])
+    script = bench.script()
+    script.load(Memory.UOP, 0, UOPS, 1)
+    script.load(Memory.WGT, 0, WEIGHT, 1)
+    script.gemm(1, reset=True)
+    script.alu(AluOpcode.ADD, 3, 0, 1)
+    script.store(0, SECOND, 1)
+    script.load(Memory.INP, 0, SECOND, 1)
+    script.gemm(1, reset=True)
+    script.gemm(1)
+    script.store(0, RESULT, 1)
+    bench.run(script)
+    found = bench.get(RESULT, 1)
+    if not (found == 3).all():
+        raise ProbeFailure(
+            f"a LOAD of what the same launch stored as 3 saw {found[0].tolist()}: whole models "
+            "cannot run in one launch"
+        )
+    return "a LOAD sees the STOREs before it", {}, {}
+
+
+def base_registers(bench: Bench) -> Result:
+    """What the data base registers do. Their values are small: no outcome leaves the bench."""
+    # With the offset's bit already set in the address, adding and OR-ing differ.
+    bit_set = 0x10000 + (BASE_OFFSET - bench.address) % (2 * BASE_OFFSET)
+    bit_clear = bit_set + BASE_OFFSET
+    effects = {}
+    for name, probe in _BASE_PROBES:
+        moved = (probe(bench, bit_set), probe(bench, bit_clear))
+        effects[name] = _EFFECTS.get(moved, "unclear")
+    usable = all(effect == "added" for effect in effects.values())
+    listed = ", ".join(f"{name} {effect}" for name, effect in effects.items())
+    text = "added to every address" if usable else f"not usable: {listed}"
+    return text, {"base_registers": usable}, effects
+
+
+_EFFECTS = {(2, 2): "added", (1, 2): "OR-ed", (1, 1): "ignored"}
+
+
+def _through_uop(bench: Bench, start: int) -> int:
+    """1 if micro-ops come from `start` in spite of a base, 2 if from BASE_OFFSET behind it."""
+    lanes = bench.target.batch * bench.target.block_out
+    bench.put(BIAS, np.zeros((2, lanes)), "<i4")
+    for place, first in ((start, 0), (start + BASE_OFFSET, 1)):
+        bench.put_uops(place, [[first, first, 0], [0, 0, 0], [1, 1, 0]])
+    script = bench.script()
+    script.load(Memory.ACC, 0, BIAS, 2)
+    script.load(Memory.UOP, 0, start, 3)
+    script.alu(AluOpcode.ADD, 1, 0, 1)
+    script.alu(AluOpcode.ADD, 0, 1, 2)
+    script.store(0, RESULT, 2)
+    bench.run(script, uop=BASE_OFFSET)
+    return {(1, 0): 1, (0, 1): 2}.get(tuple(bench.get(RESULT, 2)[:, 0].tolist()), 0)
+
+
+def _through_inp(bench: Bench, start: int) -> int:
+    """The same for inputs."""
+    _put_ones(bench)
+    inp = np.zeros((bench.target.batch, bench.target.block_in), np.int8)
+    for place, value in ((start, 1), (start + BASE_OFFSET, 2)):
+        inp[:, 0] = value
+        bench.put(place, inp, "i1")
+    return _product(bench, start, WEIGHT, inp=BASE_OFFSET)
+
+
+def _through_wgt(bench: Bench, start: int) -> int:
+    """The same for weights."""
+    _put_ones(bench)
+    shape = (bench.target.block_out, bench.target.block_in)
+    for place, value in ((start, 1), (start + BASE_OFFSET, 2)):
+        bench.put(place, np.full(shape, value), "i1")
+    return _product(bench, INPUT, start, wgt=BASE_OFFSET)
+
+
+def _product(bench: Bench, inputs: int, weights: int, **bases: int) -> int:
+    """One GEMM of the input and the weights at these places; what every lane is."""
+    bench.put_uops(UOPS, [[0, 0, 0]])
+    script = bench.script()
+    script.load(Memory.UOP, 0, UOPS, 1)
+    script.load(Memory.INP, 0, inputs, 1)
+    script.load(Memory.WGT, 0, weights, 1)
+    script.gemm(1, reset=True)
+    script.gemm(1)
+    script.store(0, RESULT, 1)
+    bench.run(script, **bases)
+    return int(bench.get(RESULT, 1)[0, 0])
+
+
+def _through_acc(bench: Bench, start: int) -> int:
+    """The same for accumulators."""
+    lanes = bench.target.batch * bench.target.block_out
+    for place, value in ((start, 1), (start + BASE_OFFSET, 2)):
+        bench.put(place, np.full(lanes, value), "<i4")
+    bench.put_uops(UOPS, [[0, 0, 0]])
+    script = bench.script()
+    script.load(Memory.UOP, 0, UOPS, 1)
+    script.load(Memory.ACC, 0, start, 1)
+    script.alu(AluOpcode.ADD, 0, 0, 1)
+    script.store(0, RESULT, 1)
+    bench.run(script, acc=BASE_OFFSET)
+    return int(bench.get(RESULT, 1)[0, 0])
+
+
+def _through_out(bench: Bench, start: int) -> int:
+    """The same for results: where they arrive."""
+    empty = np.zeros(bench.target.element_bytes(Memory.OUT))
+    for place in (start, start + BASE_OFFSET):
+        bench.put(place, empty, "i1")
+    bench.put_uops(UOPS, [[0, 0, 0]])
+    script = bench.script()
+    script.load(Memory.UOP, 0, UOPS, 1)
+    script.gemm(1, reset=True)
+    script.alu(AluOpcode.ADD, 3, 0, 1)
+    script.store(0, start, 1)
+    bench.run(script, out=BASE_OFFSET)
+    seen = [int(bench.get(place, 1)[0, 0]) for place in (start, start + BASE_OFFSET)]
+    return {(3, 0): 1, (0, 3): 2}.get((seen[0], seen[1]), 0)
+
+
+_BASE_PROBES: tuple[tuple[str, Callable[[Bench, int], int]], ...] = (
+    ("uop", _through_uop),
+    ("inp", _through_inp),
+    ("wgt", _through_wgt),
+    ("acc", _through_acc),
+    ("out", _through_out),
+)
+
+PROBES: tuple[tuple[str, Probe], ...] = (
+    ("isa version", isa_version),
+    ("accumulator distance", accumulator_distance),
+    ("acc padding", acc_padding),
+    ("shift range", shift_range),
+    ("timing", timing),
+    ("store then load", store_then_load),
+    ("base registers", base_registers),
+)
+"""All probes in the order in which they run; nothing runs after the first if that fails."""

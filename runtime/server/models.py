@@ -1,0 +1,317 @@
+"""The models on the device: loading, running, and getting back to work after a failure.
+
+Everything here runs as a job of the queue, except for looking at `loaded`.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...backend.artifact import Artifact
+from ...errors import DeviceError, FeedError, VtaflowError
+from ...ops.types import Array
+from ..client import VERSION_DIGITS
+from ..openinference import JSON_GROWTH, MAX_NAME, decode, encode, parameters
+from ..runner import sample_bytes
+from ..session import InferenceSession, RunStatistics
+from .accelerator import Accelerator
+from .limits import Limits
+from .problems import CONFLICT, NOT_FOUND, TOO_LARGE, UNREADY, Problem
+
+Json = dict[str, Any]
+
+log = logging.getLogger("vtaflow.server")
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Where the seconds of one request went; `device` by the device's own clock."""
+
+    queue: float
+    packing: float
+    device: float
+    unpacking: float
+
+
+NO_TIME = Timing(0.0, 0.0, 0.0, 0.0)
+
+
+@dataclass(frozen=True)
+class Reply:
+    """The body of an answer, the length of its JSON if more follows, and the timing."""
+
+    body: bytes
+    length: int | None
+    timing: Timing
+    samples: int
+
+
+@dataclass
+class LoadedModel:
+    """A model on the device; `last` is its last run and `runs` how many there were."""
+
+    name: str
+    sha256: str
+    session: InferenceSession
+    runs: int = 0
+    samples: int = 0
+    last: RunStatistics | None = None
+    timing: Timing | None = None
+    seconds: Timing = NO_TIME
+
+    @property
+    def version(self) -> str:
+        """The protocol's version: the artifact's first digits."""
+        return self.sha256[:VERSION_DIGITS]
+
+    @property
+    def artifact(self) -> Artifact:
+        """What is loaded."""
+        return self.session.artifact
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What an inference request asks for: outputs, and which of them as binary data."""
+
+    names: list[str] | None
+    binary: frozenset[str]
+    binary_default: bool
+    raw: bool
+    statistics: bool
+    id: str | None
+
+    @classmethod
+    def of(cls, head: Json) -> _Wanted:
+        """Read the JSON of a request; raises FeedError."""
+        asked = parameters(head, "request")
+        default = _flag(asked, "binary_data_output")
+        identity = head.get("id")
+        if identity is not None and (not isinstance(identity, str) or len(identity) > MAX_NAME):
+            raise FeedError(f"id is text of at most {MAX_NAME} characters")
+        names, binary = None, set()
+        outputs = head.get("outputs")
+        if outputs is not None:
+            if not isinstance(outputs, list) or not 1 <= len(outputs) <= 256:
+                raise FeedError("outputs is a list of 1 to 256 objects")
+            names = []
+            for index, entry in enumerate(outputs):
+                name, flag = _output(entry, f"outputs[{index}]", default)
+                if name in names:
+                    raise FeedError(f"outputs[{index}]: {name!r} is there twice")
+                names.append(name)
+                binary |= {name} if flag else set()
+        return cls(
+            names=names,
+            binary=frozenset(binary),
+            binary_default=default,
+            raw=_flag(asked, "raw"),
+            statistics=_flag(asked, "statistics"),
+            id=identity,
+        )
+
+
+class ModelHost:
+    """The models on `accelerator`."""
+
+    def __init__(self, accelerator: Accelerator, limits: Limits) -> None:
+        self.accelerator, self._limits = accelerator, limits
+        self.loaded: Mapping[str, LoadedModel] = {}
+        self.failures = 0
+        self.recoveries = 0
+
+    def load(self, name: str, sha256: str, path: Path) -> None:
+        """Put an artifact on the device as `name`, in place of what has that name.
+
+        Raises a VtaflowError, and then what was there stays.
+        """
+        present = self.loaded.get(name)
+        if present is not None and present.sha256 == sha256:
+            return
+        if present is None and len(self.loaded) >= self._limits.loaded:
+            raise Problem(CONFLICT, f"{len(self.loaded)} models are loaded already: unload one")
+        self._ensure_usable()
+        artifact = Artifact.load(path, name)
+        device = self.accelerator.device(artifact)
+        try:
+            session = InferenceSession(artifact, device, self.accelerator.target)
+        except BaseException:
+            device.close()
+            raise
+        if present is not None:
+            present.session.close()
+        self.loaded = {**self.loaded, name: LoadedModel(name, sha256, session)}
+
+    def unload(self, name: str) -> None:
+        """Take a model off the device; nothing happens if it is not there."""
+        remaining = dict(self.loaded)
+        model = remaining.pop(name, None)
+        self.loaded = remaining
+        if model is not None:
+            model.session.close()
+
+    def model(self, name: str, version: str | None) -> LoadedModel:
+        """A loaded model; raises Problem."""
+        if name not in self.loaded:
+            raise Problem(NOT_FOUND, f"the model {name!r} is not loaded")
+        model = self.loaded[name]
+        if version is not None and version != model.version:
+            raise Problem(NOT_FOUND, f"{name!r} is version {model.version}, not {version}")
+        return model
+
+    def infer(
+        self, name: str, version: str | None, body: bytes, length: int | None, waited: float
+    ) -> Reply:
+        """Answer an inference request; raises a VtaflowError."""
+        began = time.perf_counter()
+        model = self.model(name, version)
+        head, feeds = decode(body, length, "inputs", self._limits.json)
+        wanted = _Wanted.of(head)
+        _require_small(model, wanted, feeds, self._limits)
+        decoded = time.perf_counter()
+        outputs = self._run(model, wanted, feeds)
+        statistics = model.session.last_run
+        assert statistics is not None
+        ran = time.perf_counter()
+        names = wanted.names or [tensor.name for tensor in model.session.get_outputs()]
+        found = dict(zip(names, outputs, strict=True))
+        binary = found if wanted.binary_default and wanted.names is None else wanted.binary
+        model.runs += 1
+        answer = _head(model, wanted)
+        if wanted.statistics:
+            answer["parameters"] = _statistics(model, statistics, waited)
+        reply, size = encode(answer, "outputs", found, list(binary))
+        timing = Timing(
+            queue=waited,
+            packing=decoded - began + statistics.packing_seconds,
+            device=statistics.device_seconds,
+            unpacking=statistics.unpacking_seconds + time.perf_counter() - ran,
+        )
+        _note(model, statistics, timing)
+        return Reply(reply, size, timing, statistics.samples)
+
+    def intermediate(self, name: str, version: str | None, region: str, run: int) -> Reply:
+        """A kept intermediate of the model's last run, if that is number `run`."""
+        model = self.model(name, version)
+        if run != model.runs:
+            raise Problem(CONFLICT, f"the last run was {model.runs}, not {run}: run it again")
+        found = {region: model.session.read(region)}
+        body, length = encode(_head(model, None), "outputs", found, [region])
+        return Reply(body, length, NO_TIME, 0)
+
+    def close(self) -> None:
+        """Everything off the device, and the device let go of."""
+        for name in list(self.loaded):
+            self.unload(name)
+        self.accelerator.close()
+
+    def _run(self, model: LoadedModel, wanted: _Wanted, feeds: Mapping[str, Array]) -> list[Array]:
+        """Run; if the device failed, it is made usable again before the error is told."""
+        self._ensure_usable()
+        compute = model.session.run_raw if wanted.raw else model.session.run
+        try:
+            return compute(wanted.names, feeds)
+        except DeviceError:
+            self.failures += 1
+            if not self.accelerator.usable:
+                self._recover()
+            raise
+
+    def _ensure_usable(self) -> None:
+        """Raise Problem unless the device can run, or can be made to."""
+        if not self.accelerator.usable and not self._recover():
+            raise Problem(UNREADY, f"the device cannot run: {self.accelerator.state}")
+
+    def _recover(self) -> bool:
+        """Make the device usable and load everything again; what cannot be loaded is off it."""
+        self.recoveries += 1
+        try:
+            self.accelerator.recover()
+        except VtaflowError as error:
+            log.error("the device does not recover: %s", error)
+            return False
+        for model in list(self.loaded.values()):
+            try:
+                model.session.reload()
+            except VtaflowError as error:
+                log.error("model %s is lost: %s", model.name, error)
+                self.unload(model.name)
+        log.warning("the device failed and was started again")
+        return True
+
+
+def _require_small(
+    model: LoadedModel, wanted: _Wanted, feeds: Mapping[str, Array], limits: Limits
+) -> None:
+    """Refuse what would be answered with more than the limit, before it is computed."""
+    samples = max(len(array) for array in feeds.values())
+    outputs = model.session.get_outputs()
+    names = wanted.names or [tensor.name for tensor in outputs]
+    known = [tensor.name for tensor in outputs]
+    known += [*model.session.get_intermediates(), *model.session.get_device_outputs()]
+    size = 0
+    for name in names:
+        if name not in known:
+            raise FeedError(f"the model has no output {name!r}, it has {', '.join(known[:20])}")
+        binary = name in wanted.binary or (wanted.binary_default and wanted.names is None)
+        size += samples * sample_bytes(model.artifact, name) * (1 if binary else JSON_GROWTH)
+    if size > limits.body:
+        raise Problem(
+            TOO_LARGE,
+            f"the answer could have {size:,} bytes, the limit is {limits.body:,}: send fewer "
+            "samples, or ask for binary data",
+        )
+
+
+def _output(entry: Any, where: str, default: bool) -> tuple[str, bool]:
+    """Name of a wanted output, and whether it is wanted as binary data."""
+    if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
+        raise FeedError(f"{where} is an object with a name")
+    asked = parameters(entry, where)
+    if asked.get("classification"):
+        raise FeedError(f"{where}: classification is not supported")
+    return entry["name"], _flag(asked, "binary_data", default)
+
+
+def _flag(asked: Json, name: str, default: bool = False) -> bool:
+    value = asked.get(name, default)
+    if type(value) is not bool:
+        raise FeedError(f"the parameter {name} is true or false")
+    return value
+
+
+def _head(model: LoadedModel, wanted: _Wanted | None) -> Json:
+    head: Json = {"model_name": model.name, "model_version": model.version}
+    if wanted is not None and wanted.id is not None:
+        head["id"] = wanted.id
+    return head
+
+
+def _statistics(model: LoadedModel, statistics: RunStatistics, waited: float) -> Json:
+    """The run in plain values, as the protocol's parameters are."""
+    return {
+        "run": model.runs,
+        "queue_seconds": waited,
+        "packing_seconds": statistics.packing_seconds,
+        "device_seconds": statistics.device_seconds,
+        "unpacking_seconds": statistics.unpacking_seconds,
+        **{f"counter.{name}": count for name, count in statistics.counters.items()},
+    }
+
+
+def _note(model: LoadedModel, statistics: RunStatistics, timing: Timing) -> None:
+    """Remember the run."""
+    model.last, model.timing = statistics, timing
+    model.samples += statistics.samples
+    total = model.seconds
+    model.seconds = Timing(
+        total.queue + timing.queue,
+        total.packing + timing.packing,
+        total.device + timing.device,
+        total.unpacking + timing.unpacking,
+    )
