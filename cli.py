@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from .backend.artifact import Artifact
     from .backend.target import Target
     from .compiler import CompiledModel, CompileOptions
+    from .profiling.subject import Subject
     from .runtime.client import Client
     from .runtime.comparison import Comparison
     from .runtime.device import Device
@@ -183,8 +184,8 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--seed", type=int, default=0, help="of random data (default: 0)")
 
 
-def _add_compilation(parser: argparse.ArgumentParser) -> None:
-    _add_target(parser)
+def _add_compilation(parser: argparse.ArgumentParser, target: str | None = "sim") -> None:
+    _add_target(parser, target)
     group = parser.add_argument_group("compilation")
     group.add_argument("--calib", metavar="REF", help="calibration samples")
     group.add_argument("--calib-method", choices=CALIBRATION_METHODS, default="mse")
@@ -283,6 +284,22 @@ def _inspect_options(parser: argparse.ArgumentParser) -> None:
     _add_artifact(parser)
     parser.add_argument("--schedule", action="store_true", help="each layer's blocked loop nest")
     parser.add_argument("--asm", action="store_true", help="the disassembly, with provenance")
+
+
+def _profile_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL",
+                        help="MODEL.onnx, a compiled MODEL.vta or a recorded LAUNCH.npz")
+    group = parser.add_argument_group("profile")
+    group.add_argument("--shared-port", action="store_true",
+                       help="let everything that reads memory share one port")
+    group.add_argument("--trace", metavar="FILE.json",
+                       help="write a trace for ui.perfetto.dev or chrome://tracing")
+    group.add_argument("--html", metavar="FILE.html",
+                       help="write a page with charts that needs no network")
+    group.add_argument("--compare", action="store_true",
+                       help="run the model too, for every layer's quantisation quality")
+    _add_compilation(parser, None)
+    _add_data(parser)
 
 
 def _replay_options(parser: argparse.ArgumentParser) -> None:
@@ -515,6 +532,64 @@ def _inspect(options: Options) -> int:
     if not options.schedule and not options.asm:
         _print(report.inspect_text(artifact.manifest))
     return FINE
+
+
+def _profile(options: Options) -> int:
+    """Simulate the cycles of a model, an artifact or a recorded launch."""
+    from .profiling import host_time
+    from .profiling.profile import profile
+    from .profiling.text import profile_text
+
+    for output in (options.trace, options.html):
+        _require_place(output, options.model)
+    subject, comparison = _profile_subject(options)
+    if subject is None:
+        return FINE
+    steps = host_time.measure(subject.artifact) if subject.artifact else []
+    found = profile(subject, options.shared_port, steps, comparison)
+    if options.trace:
+        from .profiling.trace import write_trace
+
+        write_trace(found, options.trace)
+    if options.html:
+        from .profiling.page import write_page
+
+        write_page(found, options.html)
+    _emit(options, found.report, profile_text(found.report))
+    return FINE
+
+
+def _profile_subject(options: Options) -> tuple[Subject | None, Comparison | None]:
+    """What to profile, and its comparison with the CPU if one was asked for.
+
+    Nothing if the compiler was told to stop on the way.
+    """
+    from .profiling.subject import Subject
+    from .runtime.inspection import open_artifact
+    from .runtime.recording import Recording
+
+    target = _target(options.target) if options.target else None
+    kind = Path(options.model).suffix
+    if kind in (".vta", ".npz"):
+        if options.compare:
+            raise UsageError(f"{options.model}: --compare needs the ONNX model")
+        if kind == ".vta":
+            return Subject.of_artifact(open_artifact(options.model), target), None
+        recording = Recording.load(options.model)
+        return Subject.of_recording(recording, Path(options.model).stem, target), None
+    options.target = options.target or "sim"
+    recipe, inputs = _source(options)
+    feeds, labels = _test_data(options, recipe, inputs) if options.compare else ({}, None)
+    compiled = _compiled(options, recipe, inputs)
+    if compiled is None:
+        return None, None
+    subject = Subject.of_artifact(compiled.artifact)
+    if not options.compare:
+        return subject, None
+    from .evaluate import compare
+
+    with _progress(options, _count(feeds), "comparing") as progress:
+        return subject, compare(compiled, feeds, labels, progress=progress)
 
 
 def _replay(options: Options) -> int:
@@ -821,6 +896,7 @@ VERBS = (
     Verb("run", "Run an artifact.", _run_options, _run),
     Verb("compare", "Compare a model on VTA with the CPU.", _compare_options, _compare),
     Verb("inspect", "Show what an artifact contains.", _inspect_options, _inspect),
+    Verb("profile", "Show where the cycles of a model go.", _profile_options, _profile),
     Verb("replay", "Execute recorded launches again.", _replay_options, _replay),
     Verb("serve", "Serve models over HTTP (Open Inference Protocol v2).", _serve_options, _serve),
     Verb("selftest", "Run the built-in test programs.", _selftest_options, _selftest),

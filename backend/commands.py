@@ -4,7 +4,7 @@ A template emits Load, Gemm, Alu and Store in the order in which they are to be 
 named DRAM buffers and SRAM element indices, with affine loops. The program (`program.py`) turns
 them into micro-op kernels, tokens and instructions. Units are elements of the memory concerned
 (`Target.element_bytes`); loops are listed outermost first. `origin` names the ONNX nodes that a
-command serves, `role` the part of them that has a row of its own in a profile ("" for the main one).
+command serves, `role` a part of them that has a row of its own in profiles ("" for the main one).
 """
 
 from __future__ import annotations

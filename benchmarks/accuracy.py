@@ -143,7 +143,7 @@ def fashion(folder: Path) -> Samples:
     """The sample that ships with the models; `folder` is not used."""
     data = np.load(OWN_MODELS / "data" / "fashion_mnist_sample.npz")
     calibration, test = (
-        (data[key].reshape(-1, 1, 28, 28) / 255).astype(np.float32)
+        ((data[key].reshape(-1, 1, 28, 28) / 255 - 0.286) / 0.353).astype(np.float32)
         for key in ("calib_images", "test_images")
     )
     return Samples(calibration, test, data["test_labels"])

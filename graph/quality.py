@@ -65,7 +65,8 @@ def layer_quality(
     """Per VTA node, its dequantised integer output against the float node of the same name.
 
     `quantised` is the graph after quantisation or after packing, `data` maps each input to an
-    array (n, ...). Every layer's input carries the errors of the layers before it.
+    array (n, ...). Every layer's input carries the errors of the layers before it. Nodes that have
+    no counterpart, or that only relabel values, are left out.
     """
     floats = {node.name: node.outputs[0] for node in reference.nodes}
     layers = [node for node in quantised.nodes if _is_layer(reference, quantised, node)]
@@ -90,6 +91,11 @@ def _is_layer(reference: Graph, quantised: Graph, node: Node) -> bool:
         return False
     shape = reference.types[floats[node.name]].shape
     return quantised.types[node.outputs[0]].shape == shape
+
+
+def ranked(qualities: Mapping[str, Quality]) -> list[tuple[str, Quality]]:
+    """Layers with their quality, the least SQNR first."""
+    return sorted(qualities.items(), key=lambda one: one[1].sqnr_db)
 
 
 def _logical_values(

@@ -28,17 +28,34 @@ COMPUTE, WEIGHTS, INPUTS, STORE, ALU, LATENCY = (
 """What can limit a row; the first four are bounds as well."""
 
 
-def products(stream: Stream) -> NDArray[np.int64]:
+Column = NDArray[np.int64]
+
+
+def products(stream: Stream) -> Column:
     """Micro-ops of each instruction that multiply, int64[n]."""
     multiplies = (stream.opcode == Opcode.GEMM) & (stream.fields["reset_reg"] == 0)
-    return timing.micro_op_counts(stream) * multiplies
+    return np.where(multiplies, timing.micro_op_counts(stream), 0)
 
 
-def _additions(stream: Stream) -> NDArray[np.int64]:
+def _additions(stream: Stream) -> Column:
     """Vectors that the ALU adds: a bias or a residual, which costs one GEMM micro-op each."""
     fields = stream.fields
     adds = (stream.opcode == Opcode.ALU) & (fields["alu_opcode"] == AluOp.ADD)
-    return timing.micro_op_counts(stream) * (adds & (fields["use_imm"] == 0))
+    return np.where(adds & (fields["use_imm"] == 0), timing.micro_op_counts(stream), 0)
+
+
+def compute_with_alu(target: Target, stream: Stream, chosen: NDArray[np.bool_]) -> int:
+    """What compute would take for the products and the rest of the ALU's work, cycles."""
+    added = _additions(stream)
+    micro_ops = int((products(stream) + added)[chosen].sum())
+    alu = chosen & (stream.opcode == Opcode.ALU) & (added == 0)
+    counts = timing.micro_op_counts(stream)
+    cycles = int(timing.gemm(target, micro_ops)) if micro_ops else 0
+    for immediate in (True, False):
+        form = alu & ((stream.fields["use_imm"] == 1) == immediate)
+        if form.any():
+            cycles += int(timing.alu(target, counts[form].sum(), immediate))
+    return cycles
 
 
 def bounds(target: Target, stream: Stream, chosen: NDArray[np.bool_]) -> dict[str, int]:
@@ -70,8 +87,10 @@ def moved_bytes(target: Target, stream: Stream, chosen: NDArray[np.bool_]) -> di
 def _transfers(stream: Stream, memory: Memory) -> NDArray[np.bool_]:
     """LOADs of a memory, or the STOREs for OUT."""
     if memory is Memory.OUT:
-        return stream.opcode == Opcode.STORE
-    return (stream.opcode == Opcode.LOAD) & (stream.fields["memory_type"] == memory)
+        stores: NDArray[np.bool_] = stream.opcode == Opcode.STORE
+        return stores
+    loads: NDArray[np.bool_] = stream.opcode == Opcode.LOAD
+    return loads & (stream.fields["memory_type"] == memory)
 
 
 def distinct(stream: Stream, chosen: NDArray[np.bool_]) -> int:

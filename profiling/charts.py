@@ -25,11 +25,12 @@ from .rows import PARTS
 Json = Mapping[str, Any]
 Values = NDArray[np.float64]
 
-BINS = 1500
-"""Moments at which the timeline is drawn, unless the run has fewer instructions."""
+BINS = 600
+"""Spans into which the timeline is cut; the page cuts what it shows anew when it is zoomed."""
 
 LABEL_LENGTH = 36
-NAMED_POINTS = 8
+NAMED_POINTS = 6
+LINES, FAINT = "rgba(128,128,128,0.24)", "rgba(128,128,128,0.10)"
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 
 
@@ -43,7 +44,7 @@ def short(name: str) -> str:
 def layer_bars(report: Json) -> go.Figure:
     """One bar a layer, split by what its cycles were spent on, with a tick at its lower bound."""
     layers = [row for row in report["layers"] if row["cycles"]]
-    rows = [f"{number}" for number in range(len(layers))]
+    rows = list(range(len(layers)))
     names = [short(row["name"]) for row in layers]
     figure = go.Figure()
     for part in PARTS:
@@ -71,7 +72,10 @@ def layer_bars(report: Json) -> go.Figure:
     )
     figure.update_layout(barmode="stack", bargap=0.28, height=150 + 22 * len(layers))
     figure.update_yaxes(
-        autorange="reversed", tickvals=rows, ticktext=names, showgrid=False, ticklen=0
+        range=[len(layers) - 0.4, -0.6],
+        tickvals=rows,
+        ticktext=[f"{name}  " for name in names],
+        showgrid=False,
     )
     figure.update_xaxes(title="milliseconds", side="bottom", rangemode="tozero")
     return _dressed(figure)
@@ -102,6 +106,7 @@ def timeline(found: Profile) -> go.Figure:
                 stackgroup=name,
                 line={"shape": "hv", "width": 0},
                 fillcolor=KINDS[kind],
+                meta=[name, kind],
                 hovertemplate="%{y:.0f} %",
                 row=panel,
                 col=1,
@@ -133,7 +138,6 @@ def _layer_strip(figure: go.Figure, found: Profile) -> None:
         textposition="inside",
         insidetextanchor="middle",
         textangle=0,
-        constraintext="none",
         textfont={"size": 10, "color": "#10151b"},
         customdata=[escape(name) for name in names],
         hovertemplate="<b>%{customdata}</b><br>%{x:.3f} ms from %{base:.3f}<extra></extra>",
@@ -162,13 +166,36 @@ def _shares(found: Profile, module: str, kind: str) -> tuple[Values, Values]:
     moments, shares = [], []
     for one in found.launches:
         activity = activities(one.code.stream, one.run)[module]
-        edges = np.unique(np.concatenate([[0, one.run.cycles], activity.edges]))
-        if len(edges) > BINS:
-            edges = np.unique(np.linspace(0, one.run.cycles, BINS).astype(np.int64))
+        edges = np.unique(np.linspace(0, one.run.cycles, BINS).astype(np.int64))
         spent = np.diff(activity.until(kind, edges)) / np.diff(edges)
         moments.append(milliseconds(found.subject, 1) * (one.offset + edges))
         shares.append(np.append(spent, 0.0))
     return np.concatenate(moments), np.round(np.concatenate(shares), 3)
+
+
+def timeline_data(found: Profile) -> dict[str, Any]:
+    """What the page needs to draw any part of the timeline: every module's activity.
+
+    Each module has its `edges`, in cycles, and for each kind the cycles `before` each edge, as
+    differences to the entry before.
+    """
+    modules: dict[str, Any] = {}
+    for name in MODULE_NAMES:
+        parts = [activities(one.code.stream, one.run)[name] for one in found.launches]
+        edges = [one.offset + p.edges for one, p in zip(found.launches, parts, strict=True)]
+        before = {
+            kind: [np.diff(part.before[kind], prepend=0) for part in parts]
+            for kind in BUSY[MODULE_NAMES.index(name)]
+        }
+        modules[name] = {
+            "edges": np.diff(np.concatenate(edges), prepend=0).tolist(),
+            "before": {
+                kind: np.concatenate(steps).tolist()
+                for kind, steps in before.items()
+                if any(step.any() for step in steps)
+            },
+        }
+    return {"bins": BINS, "cycles_per_ms": 1 / milliseconds(found.subject, 1), "modules": modules}
 
 
 def roofline(report: Json) -> go.Figure:
@@ -179,7 +206,7 @@ def roofline(report: Json) -> go.Figure:
     figure = go.Figure()
     for line in _roofs(report, intensity):
         figure.add_scatter(**line)
-    longest = sorted(range(len(layers)), key=lambda n: -layers[n]["cycles"])[:NAMED_POINTS]
+    longest = _label_places(layers, intensity)
     for limit, colour in LIMITS.items():
         chosen = [n for n, row in enumerate(layers) if row["limit"] == limit]
         if not chosen:
@@ -190,18 +217,26 @@ def roofline(report: Json) -> go.Figure:
             mode="markers+text",
             name=f"limited by {limit}",
             text=[short(layers[n]["name"]) if n in longest else "" for n in chosen],
-            textposition="bottom center",
-            textfont={"size": 10},
+            textposition=[longest.get(n, "top center") for n in chosen],
+            textfont={"size": 11},
             marker={"color": colour, "size": _sizes([layers[n] for n in chosen], report)}
             | {"opacity": 0.85, "line": {"width": 1, "color": "#ffffff"}},
             customdata=[[escape(layers[n]["name"]), layers[n]["ms"]] for n in chosen],
             hovertemplate="<b>%{customdata[0]}</b><br>%{y:.1f} MAC/cycle<br>%{x:.1f} MAC/byte"
             "<br>%{customdata[1]:.3f} ms<extra></extra>",
         )
-    figure.update_xaxes(type="log", title="multiply-accumulates for each byte of DRAM traffic")
-    figure.update_yaxes(type="log", title="multiply-accumulates a cycle")
+    axis = {"type": "log", "dtick": 1, "minor": {"showgrid": True, "gridcolor": FAINT, "ticks": ""}}
+    figure.update_xaxes(**axis, title="multiply-accumulates for each byte of DRAM traffic")
+    figure.update_yaxes(**axis, title="multiply-accumulates a cycle")
     figure.update_layout(height=460)
     return _dressed(figure)
+
+
+def _label_places(layers: Sequence[Json], intensity: Sequence[float]) -> dict[int, str]:
+    """Where the names of the longest layers stand: in turn above and below, from left to right."""
+    longest = sorted(range(len(layers)), key=lambda n: -layers[n]["cycles"])[:NAMED_POINTS]
+    longest.sort(key=lambda n: intensity[n])
+    return {n: ("bottom center", "top center")[turn % 2] for turn, n in enumerate(longest)}
 
 
 def _sizes(layers: Sequence[Json], report: Json) -> list[float]:
@@ -234,7 +269,7 @@ def _roofs(report: Json, intensity: Sequence[float]) -> Iterator[dict[str, Any]]
 
 def _dressed(figure: go.Figure) -> go.Figure:
     """The look that all charts share."""
-    grid = {"gridcolor": "rgba(128,128,128,0.22)", "zeroline": False, "automargin": True}
+    grid = {"gridcolor": LINES, "zeroline": False, "automargin": True}
     figure.update_xaxes(**grid)
     figure.update_yaxes(**grid)
     figure.update_layout(

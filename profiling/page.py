@@ -5,6 +5,7 @@ Charts are plotly's, whose script is part of the page; tables repeat their numbe
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..backend.artifact import write_whole
 from ..errors import DataError
+from .activity import BUSY
 from .palette import LIMITS
 from .profile import Profile
 
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 
 Json = Mapping[str, Any]
 
-CONFIG = {"displaylogo": False, "responsive": True, "modeBarButtonsToRemove": ["select2d", "lasso2d"]}
+CONFIG = {"displayModeBar": False, "responsive": True}
 
 TITLES = {
     "bars": (
@@ -32,7 +34,7 @@ TITLES = {
     "timeline": (
         "Timeline",
         "What the three modules do. Where a band is empty, the module waits for a neighbour's "
-        "token. Drag to zoom in, double-click to zoom out.",
+        "token. Drag to zoom in, down to single instructions; double-click to zoom out.",
     ),
     "roofline": (
         "Roofline",
@@ -71,10 +73,10 @@ def page(found: Profile) -> str:
         _header(report),
         *(_chart(name, figure) for name, figure in figures.items()),
         _section("Layers", _layer_note(report), _layers(report)),
-        _section("Modules", "Share of all cycles.", _modules(report)),
+        _section("Modules", "Shares of all cycles.", _modules(report)),
         *_host(report),
         *_placement(report),
-        _footer(report),
+        _footer(),
     ]
     return "\n".join(
         [
@@ -85,9 +87,16 @@ def page(found: Profile) -> str:
             f"<script>{get_plotlyjs()}</script>",
             "</head>\n<body>\n<main>",
             *parts,
-            f"</main>\n<script>\n{_file('page.js')}</script>\n</body>\n</html>\n",
+            "</main>",
+            f"<script>var TIMELINE = {_json(charts.timeline_data(found))};",
+            f"{_file('page.js')}</script>\n</body>\n</html>\n",
         ]
     )
+
+
+def _json(value: object) -> str:
+    """JSON that may stand in a script: nothing in it ends the element."""
+    return json.dumps(value, separators=(",", ":")).replace("<", "\\u003c")
 
 
 def _file(name: str) -> str:
@@ -106,6 +115,11 @@ def _header(report: Json) -> str:
         cards.append((f"{distance:.2f} ×", "of the layers' lower bounds"))
     if report["host"]["measured_on"]:
         cards.append((f"{report['host']['ms']:.2f} ms", "host steps, on this machine"))
+    rates = report["comparison"] and report["comparison"]["accuracy"]
+    if rates:
+        cards.append(
+            (f"{100 * rates['target']:.2f} %", f"top-1, {100 * rates['cpu']:.2f} % in float32")
+        )
     worst = [row["sqnr_db"] for row in report["layers"] if row["sqnr_db"] is not None]
     if worst:
         cards.append((f"{min(worst):.1f} dB", "worst layer's SQNR"))
@@ -154,8 +168,11 @@ def _table(columns: Sequence[_Column], rows: Iterable[Json], last: str = "") -> 
 
 
 def _layer_note(report: Json) -> str:
-    note = "Bounds in milliseconds: what one resource alone would take. "
-    if report["compared"]:
+    note = (
+        "Bounds in milliseconds: what one resource alone would take; with ALU: compute together "
+        "with shifts and clips. "
+    )
+    if report["comparison"]:
         note += "SQNR compares each layer's result with the float model's."
     else:
         note += "Quantisation quality appears where a comparison was made (--compare)."
@@ -163,8 +180,11 @@ def _layer_note(report: Json) -> str:
 
 
 def _layers(report: Json) -> str:
+    def ms(cycles: float) -> float:
+        return float(cycles * report["ms"] / report["cycles"])
+
     def bound(name: str) -> Callable[[Json], str]:
-        return lambda row: _number(row["bounds"][name] * report["ms"] / report["cycles"], 3)
+        return lambda row: _number(ms(row["bounds"][name]), 3)
 
     columns = [
         _Column("layer", lambda row: escape(row["name"]), "name"),
@@ -176,16 +196,31 @@ def _layers(report: Json) -> str:
         _Column("weights", bound("weight load")),
         _Column("inputs", bound("input load")),
         _Column("store", bound("store")),
+        _Column("with ALU", lambda row: _number(ms(row["compute_with_alu_cycles"]), 3)),
         _Column("× bound", lambda row: _number(row["distance"], 2)),
         _Column("limited by", _limit, "t"),
         _Column("KiB moved", lambda row: f"{sum(row['bytes'].values()) / 1024:,.0f}"),
     ]
-    if report["compared"]:
+    if report["comparison"]:
         columns.append(
             _Column("SQNR dB", lambda row: "exact" if row["exact"] else _number(row["sqnr_db"], 1))
         )
-    columns.append(_Column("schedule", lambda row: escape(row["tiles"]), "reason"))
-    return _table(columns, report["layers"])
+    columns.append(_Column("schedule", _schedule, "reason small"))
+    return _table(columns, report["layers"], _total(report, len(columns)))
+
+
+def _total(report: Json, columns: int) -> str:
+    """The last line of the layers' table."""
+    cells = ["all", "", _number(report["ms"], 3), "100 %", _meter(report["array_use"]), *[""] * 5]
+    bound = report["lower_bound_cycles"]
+    cells.append(_number(report["cycles"] / bound if bound else None, 2))
+    cells += [""] * (columns - len(cells))
+    line = "".join(f'<td class="{"n" if n else "name"}">{c}</td>' for n, c in enumerate(cells))
+    return f'<tr class="total">{line}</tr>'
+
+
+def _schedule(row: Json) -> str:
+    return "" if row["role"] else escape(row["tiles"])
 
 
 def _limit(row: Json) -> str:
@@ -205,22 +240,29 @@ def _number(value: float | None, digits: int) -> str:
 
 
 def _modules(report: Json) -> str:
+    """A row for each kind of work and wait, a column for each module."""
     modules = report["modules"]
     kinds = dict.fromkeys(kind for split in modules.values() for kind in split)
     shown = [kind for kind in kinds if any(split.get(kind) for split in modules.values())]
 
-    def share(kind: str) -> Callable[[Json], str]:
-        return lambda row: (
-            f"{100 * row['split'][kind] / report['cycles']:.1f} %" if row["split"].get(kind) else "–"
-        )
+    def share(module: str) -> Callable[[Json], str]:
+        def cell(row: Json) -> str:
+            cycles = modules[module].get(row["kind"])
+            return _meter(cycles / report["cycles"]) if cycles else "–"
 
-    columns = [_Column("module", lambda row: escape(row["name"]), "name")]
-    columns += [_Column(_heading(kind), share(kind)) for kind in shown]
-    return _table(columns, [{"name": name, "split": one} for name, one in modules.items()])
+        return cell
+
+    columns = [_Column("what", lambda row: escape(_kind_title(row["kind"])), "name")]
+    columns += [_Column(name, share(name)) for name in modules]
+    order = [kind for names in BUSY.values() for kind in names]
+    shown.sort(key=lambda kind: (kind != "busy", order.index(kind) if kind in order else 99))
+    return _table(columns, [{"kind": kind} for kind in shown])
 
 
-def _heading(kind: str) -> str:
-    return f"waits: {kind}" if kind.startswith(("tokens", "instructions", "room")) else kind
+def _kind_title(kind: str) -> str:
+    if kind == "idle":
+        return "idle after its last instruction"
+    return f"waits for {kind}" if kind.startswith(("tokens", "instructions", "room")) else kind
 
 
 def _host(report: Json) -> list[str]:
@@ -257,10 +299,11 @@ def _device(row: Json) -> str:
     return f'<span class="chip device-{device}">{device}</span>'
 
 
-def _footer(report: Json) -> str:
+def _footer() -> str:
     return (
         "<footer>The instruction stream itself was simulated, cycle by cycle, with the constants "
         "of the target's description. A layer's time runs from the end of its predecessor's last "
         "compute instruction to the end of its own; its loads may run earlier, so a short layer "
-        "can be below its bound.</footer>"
+        "can be below its bound. Array use counts the multiply-accumulates of the model; code that "
+        "skips the padding around an image can pass 100 %.</footer>"
     )

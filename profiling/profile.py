@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from ..runtime.comparison import TensorComparison
+from ..runtime.comparison import Comparison
 from ..runtime.cycles import Run, simulate
 from ..runtime.interleave import MODULE_NAMES
 from . import bounds, host_time
@@ -44,12 +44,12 @@ def profile(
     subject: Subject,
     shared_port: bool = False,
     host_steps: Sequence[host_time.StepTime] = (),
-    quality: Iterable[TensorComparison] = (),
+    comparison: Comparison | None = None,
 ) -> Profile:
     """Simulate every launch of `subject` and account for its cycles.
 
-    `host_steps` are the times of its host steps, `quality` the layers of a comparison. Raises
-    StreamError if a launch stops for ever.
+    `host_steps` are the times of its host steps, `comparison` what a run showed of its quality.
+    Raises StreamError if a launch stops for ever.
     """
     launches: list[Measured] = []
     offset = 0
@@ -59,13 +59,23 @@ def profile(
         offset += run.cycles
     found = _report(subject, launches, shared_port)
     found["host"] = _host(host_steps)
-    sqnr = {layer.name: layer.sqnr_db for layer in quality}
+    _add_quality(found, comparison)
+    return Profile(subject, tuple(launches), found)
+
+
+def _add_quality(found: Json, comparison: Comparison | None) -> None:
+    """What a comparison says of the layers and of the whole."""
+    sqnr = {layer.name: layer.sqnr_db for layer in comparison.layers} if comparison else {}
     for row in found["layers"]:
         decibels = None if row["role"] else sqnr.get(row["layer"])
-        row["sqnr_db"] = decibels if decibels is not None and np.isfinite(decibels) else None
         row["exact"] = decibels == float("inf")
-    found["compared"] = bool(sqnr)
-    return Profile(subject, tuple(launches), found)
+        row["sqnr_db"] = decibels if decibels is not None and np.isfinite(decibels) else None
+    rates = comparison.accuracy if comparison else None
+    found["comparison"] = comparison and {
+        "samples": comparison.samples,
+        "accuracy": rates and {"cpu": rates.cpu, "target": rates.target},
+        "mismatch": comparison.mismatch,
+    }
 
 
 def _report(subject: Subject, launches: Sequence[Measured], shared_port: bool) -> Json:
@@ -131,6 +141,9 @@ def _rows(subject: Subject, index: int, one: Measured) -> list[Json]:
         floor = _floor(subject, one, row, mates, sum(found[n]["cycles"] for n in mates))
         lower = max(floor.values())
         found[row]["bounds"] = floor
+        found[row]["compute_with_alu_cycles"] = bounds.compute_with_alu(
+            subject.target, one.code.stream, one.rows.served == row
+        )
         found[row]["lower_bound_cycles"] = lower
         found[row]["distance"] = found[row]["cycles"] / lower if lower else None
         found[row]["limit"] = bounds.limit(modules[row], found[row]["cycles"], bool(role))

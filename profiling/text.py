@@ -21,7 +21,10 @@ def profile_text(report: Json) -> list[str]:
         "",
         "Layers, in milliseconds (bounds: what one resource alone would take)",
         *table(
-            ("layer", "cycles", "time", "array", *BOUNDS, "x bound", "limit", "SQNR dB"),
+            (
+                *("layer", "cycles", "time", "array", *BOUNDS),
+                *("with ALU", "x bound", "limit", "SQNR dB"),
+            ),
             [*map(_layer, report["layers"]), _total(report)],
         ),
         "",
@@ -59,6 +62,7 @@ def _layer(row: Json) -> list[object]:
         f"{row['ms']:.3f}",
         percent(row["array_use"]) if row["macs"] else "-",
         *(f"{row['bounds'][name] * per_ms:.3f}" for name in BOUNDS),
+        f"{row['compute_with_alu_cycles'] * per_ms:.3f}",
         number(row["distance"], ".2f"),
         row["limit"],
         "exact" if row["exact"] else decibels(row["sqnr_db"]),
@@ -69,7 +73,7 @@ def _total(report: Json) -> list[object]:
     bound = report["lower_bound_cycles"]
     distance = number(report["cycles"] / bound, ".2f") if bound else "-"
     use = percent(report["array_use"])
-    return ["all", report["cycles"], f"{report['ms']:.3f}", use, *"----", distance, "", "-"]
+    return ["all", report["cycles"], f"{report['ms']:.3f}", use, *"-----", distance, "", "-"]
 
 
 def _parts(report: Json) -> list[str]:

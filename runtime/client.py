@@ -163,6 +163,12 @@ class Client:
         with self._lock:
             self._drop()
 
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
     def _exchange(
         self, method: str, path: str, body: bytes, headers: Mapping[str, str]
     ) -> Answer:

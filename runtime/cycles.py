@@ -38,7 +38,12 @@ _SIDES = {
     "push": ((None, 0), (1, 2), (3, None)),
 }
 
-_MASTERS = {MemoryType.UOP: UOP, MemoryType.INP: INP, MemoryType.WGT: WGT, MemoryType.ACC: ACC}
+_MASTERS: dict[int, int] = {
+    MemoryType.UOP: UOP,
+    MemoryType.INP: INP,
+    MemoryType.WGT: WGT,
+    MemoryType.ACC: ACC,
+}
 
 Column = NDArray[np.int64]
 

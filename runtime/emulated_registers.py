@@ -82,6 +82,7 @@ class HlsRegisters(Registers):
     fetch_idle: bool = True
     fetch_done: bool = False
     written: bool = False
+    fell: bool = False
     misuse: Callable[[str], None] = lambda text: None
 
     def write(self, block: str, offset: int, value: int) -> None:
@@ -120,7 +121,7 @@ class HlsRegisters(Registers):
         self._fetch_ends()
 
     def _begin(self) -> None:
-        self.fetch_waits = self.fetch_idle = False
+        self.fetch_waits = self.fetch_idle = self.fell = False
         self.running = True
         self.progress = self.runs.begin(
             self.get("fetch", reg.FETCH_ADDRESS),
@@ -153,8 +154,8 @@ class HlsRegisters(Registers):
 
     def _done(self, now: float) -> int:
         """The done register; a run lowers it when its first compute instruction starts."""
-        if self.running and self.progress and now >= self.progress.fallen:
-            self.done, self.written = 0, True
+        if self.running and self.progress and now >= self.progress.fallen and not self.fell:
+            self.done, self.written, self.fell = 0, True, True
         return self.done
 
     def _take_written(self, now: float) -> int:

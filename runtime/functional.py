@@ -1,15 +1,19 @@
 """The functional simulator: binary instruction streams on simulated memory, exact to the byte.
 
-`Launch` decodes and plans a stream once; `run` executes the plan for all images of a `Dram` in
-one pass (in several, if the scratch memory of one would be large). The result is that of the
-hardware executing one instruction at a time in the chosen order; races inside one instruction
-(accumulators reused sooner than a pipeline allows) and queue lengths are not simulated.
+`Launch` decodes and plans a stream once; `run` executes the plan for all images of a `Dram`, as
+many in one pass as fit a limit of scratch memory, on all cores if that pays. The result is that
+of the hardware executing one instruction at a time in the chosen order; races inside one
+instruction (accumulators reused sooner than a pipeline allows) and queue lengths are not
+simulated.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +24,7 @@ from ..backend.profile import Profile
 from ..backend.target import Target
 from ..backend.timing import micro_op_counts
 from ..errors import EncodingError, StreamError
+from .blas import one_thread
 from .copies import SyncOut
 from .counters import count
 from .interleave import execution, instruction_name, require_tokens
@@ -32,6 +37,10 @@ WORK_LIMIT = 1 << 30
 """Micro-ops that a launch may execute, 256 multiply-adds each with the default geometry."""
 
 _SCRATCH_BYTES = 1 << 26
+_THREAD_MICRO_OPS = 1 << 16  # of all images together; below, threads cost more than they bring
+
+Lane = list[tuple[Machine, list[Action]]]
+"""What one thread executes: the plan's actions for one group of images after the other."""
 
 
 class Launch:
@@ -76,7 +85,7 @@ class Launch:
             self._plan = None  # micro-ops depend on data: each run plans as it goes
         else:
             self._out_in_acc = self._plan.finish(prune=True)
-        self._bound: tuple[Dram, list[tuple[Machine, list[Action]]]] | None = None
+        self._bound: tuple[Dram, list[Lane]] | None = None
         self._last: tuple[Machine, Planner] | None = None
 
     def _planner(self, dram: Dram, live: bool = False) -> Planner:
@@ -97,8 +106,9 @@ class Launch:
         if not dram.same_layout(self._layout):
             raise ValueError("the memory differs in layout from the one that was planned")
         if self._plan is None:
-            for image in range(dram.images):
-                self._run_live(dram.part(image, image + 1))
+            with one_thread():
+                for image in range(dram.images):
+                    self._run_live(dram.part(image, image + 1))
             return
         if self._plan.stores_shared and dram.images > 1:
             raise StreamError(
@@ -106,11 +116,16 @@ class Launch:
             )
         if self._bound is None or self._bound[0] is not dram:
             self._bound = (dram, self._bind(dram, self._plan))
-        for machine, actions in self._bound[1]:
-            self._start(machine, self._plan.unwritten)
+        lanes = self._bound[1]
+        self._last = (lanes[0][0][0], self._plan)
+        with one_thread():
+            _together([partial(self._run_lane, lane, self._plan.unwritten) for lane in lanes])
+
+    def _run_lane(self, lane: Lane, unwritten: set[Memory]) -> None:
+        for machine, actions in lane:
+            self._start(machine, unwritten)
             for action in actions:
                 action()
-            self._last = (machine, self._plan)
 
     def sram(self, memory: Memory) -> NDArray[np.uint8]:
         """The bytes of an SRAM after a run on one image, uint8[bytes].
@@ -130,24 +145,28 @@ class Launch:
         wide = elements.astype(elements.dtype.newbyteorder("<"))
         return np.ascontiguousarray(wide).view(np.uint8).reshape(-1)
 
-    def _bind(self, dram: Dram, plan: Planner) -> list[tuple[Machine, list[Action]]]:
-        """The plan's actions for each group of images that is run in one pass."""
+    def _bind(self, dram: Dram, plan: Planner) -> list[Lane]:
+        """The plan's actions for each group of images that is run in one pass, by thread."""
         probe = Machine(self._target, dram.part(0, 1), plan.weights.per_image)
         for step in plan.steps:
             step.reserve(probe)
-        group = max(1, min(dram.images, _SCRATCH_BYTES // max(1, probe.scratch_bytes)))
-        bound: list[tuple[Machine, list[Action]]] = []
-        for first in range(0, dram.images, group):
+        busy = self.counters["gemm_counter"] * dram.images >= _THREAD_MICRO_OPS
+        threads = min(dram.images, _cores()) if busy else 1
+        fitting = _SCRATCH_BYTES // threads // max(1, probe.scratch_bytes)
+        group = max(1, min(-(-dram.images // threads), fitting))
+        lanes: list[Lane] = [[] for _ in range(threads)]
+        for number, first in enumerate(range(0, dram.images, group)):
             part = dram.part(first, min(first + group, dram.images))
-            if bound and bound[-1][0].images == part.images:
-                machine = copy.copy(bound[-1][0])  # the same SRAM and scratch memory
+            lane = lanes[number % threads]
+            if lane and lane[-1][0].images == part.images:
+                machine = copy.copy(lane[-1][0])  # the same SRAM and scratch memory
                 machine.dram = part
             else:
                 machine = Machine(self._target, part, plan.weights.per_image)
                 for step in plan.steps:
                     step.reserve(machine)
-            bound.append((machine, [step.bind(machine) for step in plan.steps]))
-        return bound
+            lane.append((machine, [step.bind(machine) for step in plan.steps]))
+        return [lane for lane in lanes if lane]
 
     def _start(self, machine: Machine, unwritten: set[Memory]) -> None:
         """Initial SRAM contents, where anybody can see them."""
@@ -173,6 +192,25 @@ class Launch:
         for step in planner.steps:
             step.bind(machine)()
         self._last = (machine, planner)
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _together(tasks: Sequence[Callable[[], None]]) -> None:
+    """Run the tasks at once, the first one in this thread."""
+    if len(tasks) == 1:
+        tasks[0]()
+        return
+    with ThreadPoolExecutor(len(tasks) - 1) as pool:
+        others = [pool.submit(task) for task in tasks[1:]]
+        tasks[0]()
+        for other in others:
+            other.result()
 
 
 def _decode(target: Target, insns: NDArray[np.uint8]) -> Stream:

@@ -21,7 +21,8 @@ from .memory import Dram
 from .products import EXACT_FLOAT, EXACT_TERMS
 
 _FLOAT_BUDGET_BYTES = 1 << 30
-_MAX_REPEATS = 4  # copies of a tile in a float matrix, beyond which SRAM is read instead
+_MAX_REPEATS = 4  # copies of a tile in a large float matrix, beyond which SRAM is read instead
+_SMALL_BYTES = 1 << 18
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +90,8 @@ class Weights:
             return self._known[key]
         size = 4 * addresses.size * self._shape[0] * self._shape[1]
         repeats = addresses.size / len(np.unique(addresses))
-        room = self._float_bytes + size <= _FLOAT_BUDGET_BYTES and repeats <= _MAX_REPEATS
+        room = self._float_bytes + size <= _FLOAT_BUDGET_BYTES
+        room &= repeats <= _MAX_REPEATS or size <= _SMALL_BYTES
         if addresses.min() < 0 or not room:
             return Matrix(None, _exact_cuts(addresses.shape[1] * self._shape[1], None))
         self._float_bytes += size
@@ -123,13 +125,15 @@ class Weights:
             yield segment, chosen
 
     def fills(self, elements: Indices, keep: bool = True) -> list[Step]:
-        """Steps after which SRAM really holds the elements; `keep` remembers that it does."""
+        """Steps after which SRAM really holds the elements.
+
+        With `keep`, these steps are sure to run, so that later products find the elements.
+        """
         wanted = np.unique(elements)
         known = self._address[wanted] >= 0
-        if not (known | self._in_sram[wanted]).all():
-            self.unwritten = True
         absent = wanted[known & ~self._in_sram[wanted]]
         if keep:
+            self.unwritten |= not (known | self._in_sram[wanted]).all()
             self._in_sram[absent] = True
         addresses = self._address[absent]
         return [

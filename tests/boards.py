@@ -43,10 +43,10 @@ def simulated(artifact: Artifact, feeds: dict[str, Array]) -> list[Array]:
 
 
 def waiting_stream(target: Target, cycles: int) -> NDArray[np.uint8]:
-    """A token-free NOP, a GEMM reset that takes about that many cycles, FINISH."""
+    """A token-free NOP, a GEMM reset that takes at least that many cycles, FINISH."""
     isa = Isa.of(target)
     inner = 1 << 10
-    fields = {"uop_end": 1, "iter_in": inner, "iter_out": max(1, cycles // inner), "reset_reg": 1}
+    fields = {"uop_end": 1, "iter_in": inner, "iter_out": -(-cycles // inner), "reset_reg": 1}
     insns = [
         Instruction(Opcode.LOAD, {}),
         Instruction(Opcode.GEMM, fields),
@@ -64,7 +64,7 @@ def place(board: EmulatedBoard, insns: NDArray[np.uint8], cycles: int) -> Job:
 
 
 def waiting_job(board: EmulatedBoard, target: Target, cycles: int) -> Job:
-    """A run of about that many cycles, ready in the board's memory."""
+    """A run of that many cycles and a few more, ready in the board's memory."""
     return place(board, waiting_stream(target, cycles), cycles)
 
 

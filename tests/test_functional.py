@@ -266,7 +266,7 @@ def test_equals_the_scalar_vta_as_chisel(case: tuple[Any, ...]) -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(cases("hls"), st.sampled_from(["parts", "no floats", "small blocks", "groups"]))
+@given(cases("hls"), st.sampled_from(["parts", "no floats", "small blocks", "groups", "threads"]))
 def test_every_way_of_execution_is_exact(case: tuple[Any, ...], way: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
         if way == "parts":
@@ -275,13 +275,17 @@ def test_every_way_of_execution_is_exact(case: tuple[Any, ...], way: str) -> Non
             patch.setattr(weights, "_FLOAT_BUDGET_BYTES", 0)
         elif way == "small blocks":
             patch.setattr(lift, "_TILES_PER_BLOCK", 2)
-        else:
+        elif way == "groups":
             patch.setattr(functional, "_SCRATCH_BYTES", 600)
+        else:
+            patch.setattr(functional, "_THREAD_MICRO_OPS", 0)
+            patch.setattr(functional, "_cores", lambda: 2)
         check_case("hls", case)
 
 
+@pytest.mark.parametrize("cores", [1, 2, 3])
 def test_images_run_in_groups_when_scratch_memory_is_short(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, cores: int
 ) -> None:
     target = TARGETS[0]
     uops = np.array([[0, 0, 0], [1, 1, 0], [0, 2, 1]])
@@ -298,6 +302,8 @@ def test_images_run_in_groups_when_scratch_memory_is_short(
     whole, grouped = memory(5, 1, True, words), memory(5, 1, True, words)
     Launch(target, insns, whole).run()
     monkeypatch.setattr(functional, "_SCRATCH_BYTES", 2000)
+    monkeypatch.setattr(functional, "_THREAD_MICRO_OPS", 0)
+    monkeypatch.setattr(functional, "_cores", lambda: cores)
     launch = Launch(target, insns, grouped)
     launch.run()
     np.testing.assert_array_equal(grouped.segments[1].data, whole.segments[1].data)

@@ -29,11 +29,15 @@ ROOMS: dict[str, frozenset[str]] = {
     "compiler": FOLDERS | {"errors", "bundle"},
     "evaluate": FOLDERS | {"errors", "compiler"},
     "report": frozenset({"errors", "runtime"}),
+    "profiling": frozenset({"errors", "ops", "backend", "runtime", "report"}),
     "selftest_programs": FOLDERS | {"errors"},
     "support": frozenset({"frontend", "schedules"}),
     # The compiler lazily: a board serves without onnx.
     "cli": frozenset(
-        {"errors", "backend", "runtime", "compiler", "evaluate", "report", "selftest_programs"}
+        {
+            *("errors", "backend", "runtime", "compiler", "evaluate", "report"),
+            *("profiling", "selftest_programs"),
+        }
     ),
     "models": frozenset({"errors"}),
     # The lazy front door names the homes of what it offers; only type checkers follow them.
@@ -56,6 +60,7 @@ THIRD_PARTY: dict[str, frozenset[str]] = {
     "compiler": NUMPY | {"tqdm"},
     "evaluate": NUMPY,
     "report": frozenset(),
+    "profiling": NUMPY | {"plotly"},
     "selftest_programs": NUMPY,
     "support": frozenset(),
     "cli": NUMPY | {"tqdm"},
@@ -184,7 +189,8 @@ def test_a_board_needs_neither_onnx_nor_networkx(room: str) -> None:
 
 WATCH = """
 import importlib, sys
-for name in ("numpy", "networkx", "onnx", "onnx.helper", "onnx.checker", "tqdm"):
+for name in ("numpy", "networkx", "onnx", "onnx.helper", "onnx.checker", "tqdm",
+             "plotly.subplots"):
     importlib.import_module(name)
 opened = []
 sys.addaudithook(lambda event, arguments: event == "open" and opened.append(str(arguments[0])))

@@ -60,7 +60,8 @@ class _Lifter:
     nodes: list[Node] = field(default_factory=list)
     constants: dict[str, Array] = field(init=False)
     images: dict[str, str] = field(default_factory=dict)  # sequence -> its image
-    lifted: set[str] = field(default_factory=set)  # sequences that exist as images alone
+    lifted: set[str] = field(default_factory=set)  # sequences that lifted nodes make
+    lowered: set[str] = field(default_factory=set)  # those among them that exist as they were
     taken: set[str] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -81,9 +82,9 @@ class _Lifter:
 
     def as_sequence(self, value: str) -> None:
         """Make sure that `value` exists as a sequence."""
-        if value in self.lifted:
+        if value in self.lifted - self.lowered:
             self._convert("Squeeze", self.images[value], value)
-            self.lifted.remove(value)
+            self.lowered.add(value)
 
     def _lifts(self, node: Node) -> bool:
         kinds = self.graph.types
@@ -92,7 +93,7 @@ class _Lifter:
             return False
         if node.op in _WINDOWS:
             return data == [node.inputs[0]]
-        return node.op in _FOLLOWERS and any(name in self.images for name in data)
+        return node.op in _FOLLOWERS and any(name in self.lifted for name in data)
 
     def _operand(self, node: Node, place: int) -> str:
         """An operand as it stands beside images."""

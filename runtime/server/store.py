@@ -46,7 +46,7 @@ class Upload:
         self.path, self.sha256 = path, sha256
         self._limit, self._size = limit, 0
         self._digest = hashlib.sha256()
-        self._stream: IO[bytes] = open(path, "xb")  # noqa: SIM115 - lives longer than a block
+        self._stream: IO[bytes] = open(path, "xb")
 
     def write(self, data: bytes) -> None:
         """The next bytes; raises Problem beyond the limit."""
@@ -85,9 +85,10 @@ class ModelStore:
         try:
             for path in (self._artifacts, self._records):
                 path.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._lock = open(folder / ".lock", "a")  # noqa: SIM115 - held to the end
+            self._lock = open(folder / ".lock", "a")
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            self._lock.close()
             raise DeviceError(f"{folder}: another server uses this store") from None
         except OSError as error:
             raise DeviceError(f"{folder}: cannot be used as a store: {error.strerror}") from None
