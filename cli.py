@@ -491,7 +491,7 @@ def _serve(options: Options) -> int:
         from .runtime.server.command import Settings, serve
         from .runtime.server.limits import MIB, Limits
     except ModuleNotFoundError as error:
-        if error.name != "tornado":
+        if (error.name or "").partition(".")[0] != "tornado":
             raise
         raise UsageError("deploy serve needs tornado: pip install 'vtaflow[serve]'") from None
     limits = Limits(
@@ -779,6 +779,7 @@ def _place_notes(place: str | Device | Client, name: str) -> list[str]:
     if not isinstance(place, Client):
         return []
     status = place.status()
+    place.close()  # the session connects again
     return [
         f"Ran on {place.url} (device {status['device']['name']}, target "
         f"{status['target']['TARGET']}), where the model stays loaded as {model_name(name)!r}"

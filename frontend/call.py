@@ -82,6 +82,7 @@ Converter = Callable[[Call], Converted]
 
 def read_attributes(node: onnx.NodeProto, schema: onnx.defs.OpSchema) -> dict[str, Any]:
     """Attributes of `node` with the defaults of `schema`; ValueError if they do not fit it."""
+    values = attribute_values(node)
     for attribute in node.attribute:
         name = attribute.name
         if name not in schema.attributes:
@@ -89,7 +90,6 @@ def read_attributes(node: onnx.NodeProto, schema: onnx.defs.OpSchema) -> dict[st
         kind = AttributeProto.AttributeType.Name(attribute.type)
         if schema.attributes[name].type != getattr(onnx.defs.OpSchema.AttrType, kind, None):
             raise ValueError(f"attribute {name!r} is {kind}, which the operator does not take")
-    values = attribute_values(node)
     for name, rule in schema.attributes.items():
         if name not in values and rule.required:
             raise ValueError(f"attribute {name!r} is missing")

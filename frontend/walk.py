@@ -99,9 +99,11 @@ class Walk:
         known = proto.op_type in CONVERTERS or proto.op_type in EXPANDERS
         if proto.op_type != "Constant" and not known:
             raise Unsupported(_REASONS.get(proto.op_type, "operator is not supported"))
-        if not onnx.defs.has(proto.op_type, self.opset, ""):
-            raise Unsupported(f"operator is not in opset {self.opset}")
-        return onnx.defs.get_schema(proto.op_type, self.opset, "")
+        if onnx.defs.has(proto.op_type, self.opset, ""):
+            schema = onnx.defs.get_schema(proto.op_type, self.opset, "")
+            if not schema.deprecated:
+                return schema
+        raise Unsupported(f"operator is not in opset {self.opset}")
 
     def _convert(
         self, proto: onnx.NodeProto, name: str, schema: onnx.defs.OpSchema | Signature

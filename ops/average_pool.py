@@ -36,14 +36,15 @@ def _evaluate(arrays: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
     x = planar(arrays[0])
     along = planar_windows(attrs["kernel_shape"], attrs)
     total = np.zeros(output_shape(x.shape, x.shape[1], along), x.dtype)
-    for row, column in taps_of(x.shape, along):
-        patch = x[:, :, row.inp_slice, column.inp_slice]
-        total[:, :, row.out_slice, column.out_slice] += patch
     include = bool(attrs["count_include_pad"])
     rows, columns = (
         counts(size, window, include) for size, window in zip(x.shape[2:], along, strict=True)
     )
-    result = total / np.maximum(rows[:, None] * columns, 1).astype(x.dtype)
+    with np.errstate(all="ignore"):
+        for row, column in taps_of(x.shape, along):
+            patch = x[:, :, row.inp_slice, column.inp_slice]
+            total[:, :, row.out_slice, column.out_slice] += patch
+        result = total / np.maximum(rows[:, None] * columns, 1).astype(x.dtype)
     return [flat(result, arrays[0].ndim)]
 
 

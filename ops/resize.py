@@ -111,10 +111,9 @@ def _linear(x: Array, axis: int, where: Array) -> Array:
     where = np.clip(where, 0, last)
     low = np.floor(where).astype(np.int64)
     share = (where - low).astype(x.dtype).reshape(-1, *(1,) * (x.ndim - axis - 1))
-    low_part = np.take(x, low, axis=axis)
-    return np.asarray(
-        low_part + (np.take(x, np.minimum(low + 1, last), axis=axis) - low_part) * share
-    )
+    before, behind = (np.take(x, np.minimum(at, last), axis=axis) for at in (low, low + 1))
+    with np.errstate(all="ignore"):
+        return np.asarray(before + (behind - before) * share)
 
 
 OPERATOR = Operator("Resize", _infer, _evaluate, (1, 1))

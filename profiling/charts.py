@@ -15,12 +15,11 @@ from numpy.typing import NDArray
 from plotly import graph_objects as go
 from plotly.subplots import make_subplots
 
-from ..runtime.cycles import COMPUTE
 from ..runtime.interleave import MODULE_NAMES
 from .activity import BUSY, activities
 from .palette import KINDS, LIMITS
-from .profile import Measured, Profile, milliseconds
-from .rows import PARTS
+from .profile import Profile, milliseconds
+from .rows import PARTS, intervals
 
 Json = Mapping[str, Any]
 Values = NDArray[np.float64]
@@ -124,7 +123,7 @@ def _layer_strip(figure: go.Figure, found: Profile) -> None:
     """The interval of every layer; neighbours differ in shade."""
     begins, lengths, names = [], [], []
     for one in found.launches:
-        for begin, end, row in _intervals(one):
+        for begin, end, row in intervals(one.rows, one.run):
             begins.append(milliseconds(found.subject, one.offset + begin))
             lengths.append(milliseconds(found.subject, end - begin))
             names.append(found.subject.label(one.rows.keys[row]))
@@ -146,19 +145,6 @@ def _layer_strip(figure: go.Figure, found: Profile) -> None:
         col=1,
     )
     figure.update_layout(uniformtext={"minsize": 10, "mode": "hide"})
-
-
-def _intervals(one: Measured) -> Iterator[tuple[int, int, int]]:
-    """(begin, end, row) of each layer of a launch."""
-    mine = np.flatnonzero(one.run.module == COMPUTE)
-    begin = 0
-    for row, (_, role) in enumerate(one.rows.keys):
-        booked = mine[one.rows.booked[mine] == row]
-        if role or not len(booked):
-            continue
-        end = int(one.run.end[booked[-1]]) + 1
-        yield begin, end, row
-        begin = end
 
 
 def _shares(found: Profile, module: str, kind: str) -> tuple[Values, Values]:

@@ -8,7 +8,7 @@ store belong to the layer that they serve, whenever they run.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,6 +71,18 @@ def assign(keys: Sequence[Key], run: Run) -> Rows:
     has_role = np.array([bool(role) for _, role in keys])
     clock = (run.module == COMPUTE) & ~has_role
     return Rows(tuple(rows), np.where(clock, mains[interval], served), served)
+
+
+def intervals(rows: Rows, run: Run) -> Iterator[tuple[int, int, int]]:
+    """(begin, end, row) of each layer in cycles, `end` exclusive; parts with a role lie inside."""
+    mine = np.flatnonzero(run.module == COMPUTE)
+    begin = 0
+    for row, (_, role) in enumerate(rows.keys):
+        booked = mine[rows.booked[mine] == row]
+        if not role and len(booked):
+            end = int(run.end[booked[-1]]) + 1
+            yield begin, end, row
+            begin = end
 
 
 def time_splits(rows: Rows, stream: Stream, run: Run) -> list[Split]:

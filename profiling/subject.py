@@ -63,7 +63,7 @@ class Subject:
             target=hardware,
             launches=tuple(launches),
             batch=artifact.batch,
-            layers={tuple(row.get("origin", ())): row for row in artifact.manifest["layers"]},
+            layers={_origin(row): row for row in artifact.manifest["layers"]},
             placement=artifact.manifest["placement"],
             artifact=artifact,
         )
@@ -84,3 +84,9 @@ class Subject:
         layer = self.layers.get(origin)
         name = layer["name"] if layer else ", ".join(origin) or "launch"
         return f"{name} [{role}]" if role else name
+
+
+def _origin(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """The ONNX nodes of a layer; a manifest from elsewhere may lack them."""
+    names = row.get("origin")
+    return tuple(map(str, names)) if isinstance(names, list) else ()

@@ -12,14 +12,12 @@ import os
 from collections.abc import Iterator
 from typing import IO, Any
 
-import numpy as np
-
 from ..backend.artifact import write_whole
 from ..backend.isa import MemoryType, Opcode, Stream
 from ..errors import DataError
-from ..runtime.cycles import COMPUTE, NOBODY
 from ..runtime.interleave import MODULE_NAMES, QUEUES
 from .profile import Measured, Profile
+from .rows import intervals
 
 Event = dict[str, Any]
 
@@ -54,72 +52,99 @@ def trace_events(found: Profile) -> Iterator[Event]:
     """Every event, launch by launch."""
     flows = 0
     for number, one in enumerate(found.launches):
-        yield from _names(number, len(found.launches))
-        scale = 1 / found.subject.target.clock_mhz
-        labels = [found.subject.label(key) for key in one.rows.keys]
-        yield from _layers(number, one, labels, scale)
-        yield from _slices(number, one, labels, scale)
-        yield from _arrows(number, one, scale, flows)
+        track = _Track(number, one, found)
+        yield from track.names(len(found.launches))
+        yield from track.layers()
+        yield from track.instructions()
+        yield from track.arrows(flows)
         flows += len(one.run.arrows)
 
 
-def _names(launch: int, launches: int) -> Iterator[Event]:
-    process = f"VTA, launch {launch}" if launches > 1 else "VTA"
-    yield _meta("process_name", launch, LAYERS, name=process)
-    yield _meta("process_sort_index", launch, LAYERS, sort_index=launch)
-    for track, name in enumerate(("layers", *MODULE_NAMES)):
-        yield _meta("thread_name", launch, track, name=name)
-        yield _meta("thread_sort_index", launch, track, sort_index=track)
+class _Track:
+    """The events of one launch."""
 
+    def __init__(self, number: int, one: Measured, found: Profile) -> None:
+        self._process = number + 1
+        self._one, self._run, self._stream = one, one.run, one.code.stream
+        self._labels = [found.subject.label(key) for key in one.rows.keys]
+        self._clock_mhz = found.subject.target.clock_mhz
 
-def _meta(kind: str, launch: int, track: int, **arguments: object) -> Event:
-    return {"ph": "M", "name": kind, "pid": launch + 1, "tid": track, "args": arguments}
+    def names(self, launches: int) -> Iterator[Event]:
+        """What the tracks are called and how they are sorted."""
+        process = f"VTA, launch {self._process - 1}" if launches > 1 else "VTA"
+        yield self._meta("process_name", LAYERS, name=process)
+        yield self._meta("process_sort_index", LAYERS, sort_index=self._process)
+        for track, name in enumerate(("layers", *MODULE_NAMES)):
+            yield self._meta("thread_name", track, name=name)
+            yield self._meta("thread_sort_index", track, sort_index=track)
 
+    def layers(self) -> Iterator[Event]:
+        """The interval of each layer; parts with a role of their own lie inside one."""
+        for begin, end, row in intervals(self._one.rows, self._run):
+            yield self._slice(LAYERS, self._labels[row], "layer", begin, end)
 
-def _slice(launch: int, track: int, name: str, kind: str, begin: float, length: float) -> Event:
-    return {
-        "ph": "X",
-        "name": name,
-        "cat": kind,
-        "pid": launch + 1,
-        "tid": track,
-        "ts": round(begin, 3),
-        "dur": round(length, 3),
-    }
+    def instructions(self) -> Iterator[Event]:
+        """Every instruction, and every wait before one."""
+        run = self._run
+        columns = (run.module, run.start, run.end, run.wait_fetch, run.wait_token, run.token_from)
+        lists = (column.tolist() for column in (*columns, self._one.rows.served))
+        for index, row in enumerate(zip(*lists, strict=True)):
+            module, start, end, for_fetch, for_token, source, served = row
+            came = start - for_token
+            if for_fetch:
+                yield self._wait(module, "instructions", came - for_fetch, came)
+            if for_token:
+                yield self._wait(module, MODULE_NAMES[source], came, start)
+            name = f"{self._labels[served]} {short_name(self._stream, index)}"
+            event = self._slice(module + 1, name, "instruction", start, end + 1)
+            event["args"] = {
+                "instruction": index,
+                "cycles": end + 1 - start,
+                **_details(self._stream, index),
+            }
+            yield event
 
+    def arrows(self, first: int) -> Iterator[Event]:
+        """A flow from the last cycle of every token's producer to the first of its consumer."""
+        run = self._run
+        for number, (producer, consumer, queue) in enumerate(run.arrows.tolist(), first):
+            event = {"name": QUEUES[queue], "cat": "token", "id": number, "pid": self._process}
+            yield {
+                **event,
+                "ph": "s",
+                "tid": int(run.module[producer]) + 1,
+                "ts": self._time(int(run.end[producer])),
+            }
+            yield {
+                **event,
+                "ph": "f",
+                "bp": "e",
+                "tid": int(run.module[consumer]) + 1,
+                "ts": self._time(int(run.start[consumer])),
+            }
 
-def _layers(launch: int, one: Measured, labels: list[str], scale: float) -> Iterator[Event]:
-    """The interval of each layer; parts with a role of their own lie inside one."""
-    mine = np.flatnonzero(one.run.module == COMPUTE)
-    begin = 0
-    for row, (key, label) in enumerate(zip(one.rows.keys, labels, strict=True)):
-        booked = mine[one.rows.booked[mine] == row]
-        if key[1] or not len(booked):
-            continue
-        end = int(one.run.end[booked[-1]]) + 1
-        offset = one.offset + begin
-        yield _slice(launch, LAYERS, label, "layer", offset * scale, (end - begin) * scale)
-        begin = end
+    def _wait(self, module: int, reason: str, begin: int, end: int) -> Event:
+        return self._slice(module + 1, f"waits for {reason}", "wait", begin, end)
 
+    def _slice(self, track: int, name: str, kind: str, begin: int, end: int) -> Event:
+        """[begin, end) in cycles. Both ends are rounded alike, so that neighbours meet exactly."""
+        time = self._time(begin)
+        return {
+            "ph": "X",
+            "name": name,
+            "cat": kind,
+            "pid": self._process,
+            "tid": track,
+            "ts": time,
+            "dur": round(self._time(end) - time, 3),
+        }
 
-def _slices(launch: int, one: Measured, labels: list[str], scale: float) -> Iterator[Event]:
-    run, stream = one.run, one.code.stream
-    columns = (run.module, run.start, run.end, run.wait_fetch, run.wait_token, run.token_from)
-    rows = zip(*(column.tolist() for column in (*columns, one.rows.served)), strict=True)
-    for index, (module, start, end, fetch, token, source, row) in enumerate(rows):
-        begin = one.offset + start
-        for cycles, reason, at in (
-            (fetch, "instructions", begin - token - fetch),
-            (token, MODULE_NAMES[source] if source != NOBODY else "", begin - token),
-        ):
-            if cycles:
-                name = f"waits for {reason}"
-                yield _slice(launch, module + 1, name, "wait", at * scale, cycles * scale)
-        name = f"{labels[row]} {short_name(stream, index)}"
-        event = _slice(launch, module + 1, name, "instruction", begin * scale, 0)
-        event["dur"] = round((end + 1 - start) * scale, 3)
-        event["args"] = {"instruction": index, "cycles": end + 1 - start} | _details(stream, index)
-        yield event
+    def _meta(self, kind: str, track: int, **arguments: object) -> Event:
+        return {"ph": "M", "name": kind, "pid": self._process, "tid": track, "args": arguments}
+
+    def _time(self, cycles: int) -> float:
+        """Microseconds from the first launch."""
+        return round((self._one.offset + cycles) / self._clock_mhz, 3)
 
 
 def short_name(stream: Stream, index: int) -> str:
@@ -141,23 +166,3 @@ def _details(stream: Stream, index: int) -> dict[str, int]:
     moves = stream.opcode[index] in (Opcode.LOAD, Opcode.STORE)
     names = ("y_size", "x_size") if moves else ("uop_bgn", "uop_end", "iter_out", "iter_in")
     return {name: int(stream.fields[name][index]) for name in names}
-
-
-def _arrows(launch: int, one: Measured, scale: float, first: int) -> Iterator[Event]:
-    """A flow from the last cycle of every token's producer to the first of its consumer."""
-    run = one.run
-    for number, (producer, consumer, queue) in enumerate(run.arrows.tolist(), first):
-        event = {"name": QUEUES[queue], "cat": "token", "id": number, "pid": launch + 1}
-        yield {
-            **event,
-            "ph": "s",
-            "tid": int(run.module[producer]) + 1,
-            "ts": round((one.offset + int(run.end[producer])) * scale, 3),
-        }
-        yield {
-            **event,
-            "ph": "f",
-            "bp": "e",
-            "tid": int(run.module[consumer]) + 1,
-            "ts": round((one.offset + int(run.start[consumer])) * scale, 3),
-        }

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from ..backend.commands import Memory
 from ..backend.isa import AluOpcode
 from ..backend.target import Timing
+from .probe import ProbeFailure
 from .probe_streams import Bench, Script
 
 REPEATS = 3
@@ -22,10 +23,6 @@ TOLERANCE = 0.05
 """By how much a measured interval may miss a whole number of cycles."""
 
 Step = Callable[[Script], None]
-
-
-class ProbeFailure(Exception):
-    """The hardware does not behave as compiled code needs it to; the message says how."""
 
 
 @dataclass(frozen=True)

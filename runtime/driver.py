@@ -24,6 +24,7 @@ SETTLE_SECONDS = 10e-6
 SHORTEST_STALE_SECONDS = 50e-6
 SHORTEST_PAUSE_SECONDS = 20e-6
 LONGEST_PAUSE_SECONDS = 5e-3
+LONGEST_SPIN_SECONDS = 1e-3  # beyond twice the estimate
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,8 @@ class Driver(ABC):
     def run(self, job: Job, spin: bool = False) -> float:
         """Run a stream to its end; the seconds it took.
 
-        With `spin` the register is read without pauses, for exact times. Raises RunTimeout when
+        With `spin` the register is read without pauses, for exact times, until the run is far
+        beyond its estimate. Raises RunTimeout when
         the stream does not end, and DeviceError for every later run until `program`.
         """
         if self.state is not State.READY:
@@ -148,7 +150,7 @@ class Driver(ABC):
                 return clock.now() - began
             if elapsed > limit:
                 raise self._timeout(job, estimate, limit)
-            if not spin:
+            if not spin or elapsed > 2 * estimate + LONGEST_SPIN_SECONDS:
                 clock.sleep(_pause(elapsed, estimate))
 
     def _await_fall(self, deadline: float) -> None:
@@ -175,7 +177,8 @@ class HlsDriver(Driver):
     ) -> None:
         super().__init__(target, transport, patience)
         self._fetched = False
-        missing = [block for block in reg.HLS_REGISTERS if block not in target.registers]
+        self._blocks = target.registers
+        missing = [block for block in reg.HLS_REGISTERS if block not in self._blocks]
         if missing:
             raise DeviceError(
                 f"target {target.name!r} names no registers of {', '.join(missing)}; add them to "
@@ -221,10 +224,10 @@ class HlsDriver(Driver):
         return self._fetched and self._done()
 
     def _read(self, block: str, offset: int) -> int:
-        return self._transport.read(self._target.registers[block] + offset)
+        return self._transport.read(self._blocks[block] + offset)
 
     def _write(self, block: str, offset: int, value: int) -> None:
-        self._transport.write(self._target.registers[block] + offset, value)
+        self._transport.write(self._blocks[block] + offset, value)
 
 
 def _pause(elapsed: float, estimate: float) -> float:

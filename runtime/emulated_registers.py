@@ -16,7 +16,6 @@ from . import registers as reg
 from .driver import Bases
 from .emulated_clock import EmulatedClock
 
-BLOCKS = tuple(reg.HLS_REGISTERS)
 _KNOWN = {block: {offset for offset, _ in table} for block, table in reg.HLS_REGISTERS.items()}
 
 

@@ -16,7 +16,7 @@ from .bitstream import Bitstream
 from .driver import Bases
 from .emulated_clock import EmulatedClock
 from .emulated_memory import EmulatedBuffer
-from .emulated_registers import BLOCKS, HlsRegisters, Progress, VcrRegisters
+from .emulated_registers import HlsRegisters, Progress, VcrRegisters
 from .emulated_vta import EmulatedVta
 from .faults import Faults
 from .registers import BLOCK_BYTES
@@ -70,6 +70,7 @@ class EmulatedBoard:
         self.programmed = 0
         self.bitstream: Bitstream | None = None
         self._target = target
+        self._blocks = {base: block for block, base in target.register_map}
         self._vta = EmulatedVta(target, silicon or Silicon(), base, memory_bytes)
         self._flips: int | None = None
         self._registers: HlsRegisters | VcrRegisters | None = None
@@ -149,7 +150,7 @@ class EmulatedBoard:
         if self._registers is None:
             raise DeviceError("the emulated FPGA holds no bitstream yet")
         self.clock.access()
-        for block, base in self._target.registers.items():
-            if base <= address < base + BLOCK_BYTES and block in (*BLOCKS, "vcr"):
-                return self._registers, block, address - base
+        base = address - address % BLOCK_BYTES
+        if base in self._blocks:
+            return self._registers, self._blocks[base], address - base
         raise DeviceError(f"the emulated board has nothing at {address:#x}")

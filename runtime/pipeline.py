@@ -188,15 +188,15 @@ def races(target: Target, profile: Profile, stream: Stream, dram: Dram) -> bool:
             _load_uops(target, uops, row, dram)
         if opcode not in (Opcode.GEMM, Opcode.ALU):
             continue
-        kernel = kernel_of(isa, uops, row)
-        work += len(kernel) * row["iter_in"] * row["iter_out"]
+        words = uops[row["uop_bgn"] : row["uop_end"]]
+        work += len(words) * row["iter_in"] * row["iter_out"]
         if opcode == Opcode.GEMM and row["reset_reg"]:
             continue
         distance = profile.gemm_distance if opcode == Opcode.GEMM else profile.alu_distance
         reads = (0,) if opcode == Opcode.GEMM or row["use_imm"] else (0, 1)
-        key = (kernel.tobytes(), opcode, reads, *(row[name] for name in _LOOP_FIELDS))
+        key = (words.tobytes(), opcode, reads, *(row[name] for name in _LOOP_FIELDS))
         if key not in known:
-            known[key] = _races(kernel, row, distance, reads)
+            known[key] = _races(kernel_of(isa, uops, row), row, distance, reads)
         found |= known[key]
     if found and work > RACE_LIMIT:
         raise StreamError(f"races in a stream of {work} micro-ops, more than can be emulated")

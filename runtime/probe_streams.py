@@ -8,6 +8,7 @@ inside the bench's own memory.
 from __future__ import annotations
 
 from types import TracebackType
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 

@@ -256,13 +256,15 @@ class InferenceSession:
 
 
 def make_runner(artifact: Artifact, device: str | Device | Client, target: Target) -> Runner:
-    """What runs `artifact` there; a device that is opened for it is closed if that fails."""
-    if isinstance(device, str) and is_url(device):
-        device = Client(device)
-    if isinstance(device, Client):
-        return RemoteRunner(artifact, device)
-    opened = make_device(device, target) if isinstance(device, str) else device
+    """What runs `artifact` there; what is opened for it is closed if that fails."""
+    opened: Device | Client
+    if isinstance(device, str):
+        opened = Client(device) if is_url(device) else make_device(device, target)
+    else:
+        opened = device
     try:
+        if isinstance(opened, Client):
+            return RemoteRunner(artifact, opened)
         return LocalRunner(artifact, opened)
     except BaseException:
         if opened is not device:

@@ -105,6 +105,7 @@ def test_views() -> None:
     assert artifact.target == Target.load("sim")
     assert artifact.instructions(0).tobytes() == finish()
     assert artifact.origins(0) == [("Gemm_0", "Relu_1"), ()]
+    assert artifact.roles(0) == ["", ""]
     assert np.array_equal(artifact.constants, np.zeros(16, np.uint8))
     assert np.array_equal(artifact.host_constants()["offset"], np.arange(10))
     stored = artifact.regions["x_packed"]
@@ -448,6 +449,8 @@ REFUSED_VALUES = [
     ("launches.0.origins_member", "c0", "a member of 8 bytes, found 40"),
     ("origins", [[]], "indices below 1, found 1"),
     ("origins", [5], r"origins\[0\]: expected a list"),
+    ("roles", [""], "roles: expected a list of 2 to 2 items"),
+    ("roles", ["", 5], r"roles\[1\]: expected text"),
     ("constants.start", 0, "an integer from 4096 to 4096"),
     ("constants.member", "none", "'none' is referred to but absent"),
     ("arena.bytes", 4100, "at least 4112 for the constants"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -61,7 +62,7 @@ def test_everything_unsupported_is_reported_at_once() -> None:
         node("FusedGemm", "a w", "b", name="fused", domain="com.microsoft"),
         node("Clip", "x h", "c", name="bounded"),
         node("If", "b", "d", name="branch", then_branch=then, else_branch=then),
-        node("QuantizeLinear", "d w", "e"),
+        node("DynamicQuantizeLinear", "x", "e es ez"),
         node("Relu", "e", "y"),
         node("Dropout", "x r t", "h g"),
         node("Relu", "g", "k"),
@@ -76,8 +77,8 @@ def test_everything_unsupported_is_reported_at_once() -> None:
         "node 'fused' (com.microsoft::FusedGemm): domain 'com.microsoft' is not supported" + host,
         "node 'bounded' (Clip): min is computed at run time" + host,
         "node 'branch' (If): holds subgraphs, which are not supported" + host,
-        "node 'QuantizeLinear_5' (QuantizeLinear): belongs to a quantised model, which is not "
-        "supported (export the float model)" + host,
+        "node 'DynamicQuantizeLinear_5' (DynamicQuantizeLinear): quantises at run time, which is "
+        "not supported (export the float model)" + host,
         "node 'Dropout_7' (Dropout): its second result 'g' is used, which is not supported" + host,
     )
 
@@ -90,6 +91,31 @@ def test_whether_the_host_could_run_it(monkeypatch: pytest.MonkeyPatch) -> None:
     assert problems_of(build([node("Relu", "x")])) == (
         "node 'Relu_0' (Relu): operator is not supported; the host could run it",
     )
+
+
+IMAGE: dict[str, Dims] = {"x": ("N", 4, 6, 5)}
+KERNEL = {"w": floats(4, 4, 3, 3)}
+
+
+def image(
+    *nodes: onnx.NodeProto, opset: int = 13, dims: Dims = IMAGE["x"], **constants: Array
+) -> onnx.ModelProto:
+    """A model of images with a 3x3 kernel `w`."""
+    return build(nodes, {**KERNEL, **constants}, {"x": dims}, opset=opset)
+
+
+def resize(names: str, opset: int = 13, **more: Any) -> onnx.ModelProto:
+    """A Resize with a choice of operands."""
+    constants = {
+        "e": np.zeros(0, np.float32),
+        "f": np.array([1, 1, 2, 2], np.float32),
+        "g": np.array([1, 1, 2, -2], np.float32),
+        "h": np.array([2, 1, 2, 2], np.float32),
+        "i": ints(1, 4, 0, 5),
+        "j": ints(1, 4, 12),
+        "r": np.zeros(3, np.float32),
+    }
+    return image(node("Resize", names, **more), opset=opset, **constants)
 
 
 Refusal = tuple[onnx.ModelProto, str]
@@ -338,6 +364,219 @@ REFUSALS: dict[str, Refusal] = {
         with_weight(raw_tensor("w", [6, 4], b"ab" * 24, 99)),
         "initialiser 'w' has element type 99, which is not supported (export in float32)",
     ),
+    "three spatial axes": (
+        image(node("Conv", "x v"), v=floats(4, 4, 1, 1, 1), dims=("N", 4, 2, 2, 2)),
+        "(Conv): has 3 spatial axes, at most 2 are supported; the host",
+    ),
+    "no spatial axes": (
+        image(node("MaxPool", "x", kernel_shape=[2]), dims=("N", 4)),
+        "(MaxPool): takes a batch, a channel and spatial axes, not [1,4]",
+    ),
+    "kernel of another size": (
+        image(node("Conv", "x w", kernel_shape=[3, 5])),
+        "(Conv): kernel_shape [3,5] differs from the weight's [3,3]",
+    ),
+    "kernel of another rank": (
+        image(node("Conv", "x v"), v=floats(4, 4, 3)),
+        "(Conv): a kernel [3] does not slide over [1,4,6,5]",
+    ),
+    "pool without a kernel": (
+        image(node("MaxPool", "x")),
+        "(MaxPool): attribute 'kernel_shape' is missing",
+    ),
+    "kernel larger than the image": (
+        image(node("Conv", "x v"), v=floats(4, 4, 9, 9)),
+        "(Conv): the kernel does not fit [1,4,6,5], padded",
+    ),
+    "unknown padding": (
+        image(node("Conv", "x w", auto_pad="SAME")),
+        "(Conv): auto_pad 'SAME' is not supported; the host",
+    ),
+    "pads of another rank": (
+        image(node("Conv", "x w", pads=[1, 1])),
+        "(Conv): pads [1,1] has 2 entries, needs 4",
+    ),
+    "pads that cut off": (
+        image(node("Conv", "x w", pads=[-1, 0, 0, 0])),
+        "(Conv): pads [-1,0,0,0] has an entry below 0",
+    ),
+    "strides of another rank": (
+        image(node("Conv", "x w", strides=[1])),
+        "(Conv): strides [1] has 1 entries, needs 2",
+    ),
+    "strides of zero": (
+        image(node("AveragePool", "x", kernel_shape=[2, 2], strides=[0, 1])),
+        "(AveragePool): strides [0,1] has an entry below 1",
+    ),
+    "strides of zero, padded": (
+        image(node("MaxPool", "x", kernel_shape=[2, 2], strides=[0, 1], auto_pad="SAME_UPPER")),
+        "(MaxPool): strides [0,1] has an entry below 1",
+    ),
+    "groups that do not divide": (
+        image(node("Conv", "x w", group=3)),
+        "(Conv): weight [4,4,3,3] in 3 groups does not fit [1,4,6,5]",
+    ),
+    "bias that does not fit": (
+        image(node("Conv", "x w b"), b=floats(3)),
+        "(Conv): bias [3] does not fit 4 channels",
+    ),
+    "weights per image": (
+        image(node("Conv", "x x"), dims=(1, 1, 1, 1)),
+        "(Conv): moves or mixes the batch axis (axis 0 of the model's inputs)",
+    ),
+    "output larger than the kernel makes it": (
+        image(node("ConvTranspose", "x w", output_shape=[9, 9])),
+        "(ConvTranspose): output_shape [9,9] is larger than 8 on an axis",
+    ),
+    "huge padding": (
+        image(node("Conv", "x w", pads=[2**40, 0, 0, 0])),
+        "(Conv): its result of shape [1, 4, 1099511627780, 3] has 52776558133440 bytes, "
+        "2147483648 are the limit",
+    ),
+    "indices of a pool": (
+        image(node("MaxPool", "x", "y i", kernel_shape=[2, 2]), node("Identity", "i", "k")),
+        "(MaxPool): its second result 'i' is used, which is not supported; the host",
+    ),
+    "pad by data": (
+        image(node("Cast", "x", "i", to=7), node("Pad", "x i")),
+        "(Pad): pads is computed at run time; the host",
+    ),
+    "pad with a vector": (
+        image(node("Pad", "x p v"), p=ints(*[0] * 8), v=floats(2)),
+        "(Pad): constant_value is no scalar; the host",
+    ),
+    "pad other axes": (
+        image(node("Pad", "x p"), p=ints(0, 1)),
+        "(Pad): has 2 pads for 4 axes",
+    ),
+    "pad the batch": (
+        image(node("Pad", "x p"), p=ints(1, 0, 0, 0, 0, 0, 0, 0)),
+        "(Pad): moves or mixes the batch axis",
+    ),
+    "cut everything off": (
+        image(node("Pad", "x p"), p=ints(0, 0, 0, -3, 0, 0, 0, -2)),
+        "(Pad): its result [1, 4, 6, 0] has a size of 0",
+    ),
+    "resize to nothing": (
+        resize("x e e e"),
+        "(Resize): needs either scales or sizes",
+    ),
+    "resize to both": (resize("x e f i"), "(Resize): needs either scales or sizes"),
+    "resize by a negative scale": (resize("x e g"), "(Resize): scale -2.0 is not positive"),
+    "resize to zero": (
+        resize("x e e i"),
+        "(Resize): [1,4,6,5] cannot become [0] on axes [2]",
+    ),
+    "resize other axes": (resize("x e e j"), "(Resize): has sizes for 3 axes of 4"),
+    "resize the batch": (resize("x e h"), "(Resize): moves or mixes the batch axis"),
+    "resize cubically": (
+        resize("x e f", mode="cubic"),
+        "(Resize): mode 'cubic' is not supported; the host",
+    ),
+    "resize without aliases": (
+        resize("x e f", 18, antialias=1, mode="linear"),
+        "(Resize): antialias=1 is not supported; the host",
+    ),
+    "resize and crop": (
+        resize("x r f", coordinate_transformation_mode="tf_crop_and_resize"),
+        "(Resize): roi has 3 entries, needs 8",
+    ),
+    "resize to the batch": (
+        image(
+            node("Shape", "x", "s"),
+            node("Gather", "s i", "n"),
+            node("Concat", "n c n n", "t", axis=0),
+            node("Resize", "x e e t"),
+            i=ints(0),
+            c=ints(4),
+            e=np.zeros(0, np.float32),
+        ),
+        "(Resize): sizes depend on the batch beyond axis 0; the host",
+    ),
+    "expand the batch": (
+        image(node("Expand", "x s"), s=ints(3, 1, 1, 1)),
+        "(Expand): moves or mixes the batch axis",
+    ),
+    "expand to the batch": (
+        image(
+            node("Shape", "x", "s"),
+            node("Expand", "c s", "d"),
+            node("Add", "x d"),
+            c=floats(1, 4, 1, 1),
+        ),
+        "(Expand): shape has the batch on axis 0, where the operand has none; the host",
+    ),
+    "expand beyond the batch": (
+        image(
+            node("Shape", "x", "s"),
+            node("Gather", "s i", "n"),
+            node("Concat", "o n", "t", axis=0),
+            node("Expand", "x t"),
+            i=ints(0),
+            o=ints(1, 1, 1),
+        ),
+        "(Expand): shape depends on the batch beyond axis 0; the host",
+    ),
+    "tile the batch": (
+        image(node("Tile", "x r"), r=ints(2, 1, 1, 1)),
+        "(Tile): moves or mixes the batch axis",
+    ),
+    "huge tile": (
+        image(node("Tile", "x r"), r=ints(1, 2**31, 2**31, 2**31)),
+        "(Tile): its result of shape [1, 8589934592, 12884901888, 10737418240] has",
+    ),
+    "split into unequal pieces": (
+        image(node("Split", "x", "y b c", axis=1)),
+        "(Split): 4 cannot be split into 3 equal pieces",
+    ),
+    "split into other pieces": (
+        image(node("Split", "x l", "y b", axis=1), l=ints(1, 1, 2)),
+        "(Split): has 2 results, but 3 lengths",
+    ),
+    "split without a result": (
+        image(helper.make_node("Split", ["x"], ["y", ""], axis=1)),
+        "(Split): a result between others is absent; the host",
+    ),
+    "split the batch": (
+        image(node("Split", "x", "y"), dims=(1, 2)),
+        "(Split): moves or mixes the batch axis",
+    ),
+    "reduce the batch": (
+        image(node("ReduceMean", "x")),
+        "(ReduceMean): moves or mixes the batch axis",
+    ),
+    "largest of the batch": (
+        image(node("ArgMax", "x")),
+        "(ArgMax): moves or mixes the batch axis",
+    ),
+    "constant of several values": (
+        image(
+            node("ConstantOfShape", "s", "c", value=raw_tensor("", [2], bytes(8))),
+            node("Add", "x c"),
+            s=ints(5),
+        ),
+        "(ConstantOfShape): value is no single number",
+    ),
+    "constant of the batch's shape": (
+        image(node("Shape", "x", "s"), node("ConstantOfShape", "s", "c"), node("Add", "x c")),
+        "(ConstantOfShape): shape depends on the batch; the host",
+    ),
+    "unknown order of channels": (
+        image(node("DepthToSpace", "x", blocksize=2, mode="DRC")),
+        "(DepthToSpace): mode 'DRC' is not supported; the host",
+    ),
+    "unknown approximation": (
+        image(node("Gelu", "x", approximate="erf"), opset=20),
+        "(Gelu): approximate 'erf' is not supported; the host",
+    ),
+    "operator of a newer opset": (
+        image(node("Mish", "x"), opset=13),
+        "(Mish): operator is not in opset 13; the host",
+    ),
+    "negative size of a constant": (
+        image(node("ConstantOfShape", "s", "c"), node("Add", "x c"), s=ints(-5)),
+        "(ConstantOfShape): its result has a negative size among [-5]",
+    ),
 }  # fmt: skip
 
 
@@ -348,6 +587,53 @@ def test_refusals(name: str) -> None:
     problems = problems_of(model)
     assert len(problems) == 1
     assert expected in problems[0]
+
+
+def test_bad_networks_answer_with_everything_at_once() -> None:
+    """A cycle, a missing weight, a contradiction, a huge and an empty value, unknown operators."""
+    nodes = [
+        node("Conv", "x w", "a", name="stem"),
+        node("MysteryPool", "a", "b", name="mystery"),
+        node("Conv", "b w", "c", name="behind"),  # its operand is lost: nothing to say
+        node("Add", "a loop", "d", name="forth"),
+        node("Relu", "d", "loop", name="back"),
+        node("Conv", "a missing", "e", name="orphan"),
+        node("Conv", "a short", "f", name="narrow"),
+        node("Upsample", "a s", "g", name="old"),
+        node("Tile", "a many", "h", name="wide"),
+        node("Slice", "a end start", "i", name="empty"),
+        node("Relu", "a", "j", name="fine"),
+        node("GridSample", "j j", "k", name="sampler"),
+        node("Sigmoid", "j", "y"),
+    ]
+    constants = {
+        **KERNEL,
+        "short": floats(4, 3, 3, 3),
+        "s": floats(4),
+        "many": ints(1, 2**40, 1, 1),
+        "start": ints(0, 1),
+        "end": ints(0, 9),
+    }
+    outputs: dict[str, Dims | None] = dict.fromkeys("cefghky")
+    model = build(nodes, constants, {**IMAGE, "z": ("N", 0)}, outputs, opset=13, value_info=[
+        value("a", TensorProto.FLOAT, ("N", 4, 5, 5)),
+    ])  # fmt: skip
+    model.graph.initializer.append(raw_tensor("torn", [4], b"abc"))
+    host = "; the host cannot run it either"
+    assert set(problems_of(model)) == {
+        "initialiser 'torn' has 3 bytes of data, its shape and dtype need 16",
+        "input 'z' has a size of 0 on axis 1",
+        "nodes form a cycle: forth -> back -> forth",
+        "node 'mystery' (MysteryPool): operator is not supported" + host,
+        "node 'orphan' (Conv): input 'missing' is made by no node and is no input or initialiser",
+        "node 'narrow' (Conv): weight [4,3,3,3] in 1 groups does not fit [1,4,4,3]",
+        "node 'old' (Upsample): operator is not in opset 13" + host,
+        "node 'wide' (Tile): its result of shape [1, 4398046511104, 4, 3] has 211106232532992 "
+        "bytes, 2147483648 are the limit",
+        "node 'empty' (Slice): its result [0, 0, 4, 3] has a size of 0",
+        "node 'sampler' (GridSample): operator is not supported" + host,
+        "value 'a' is declared float32[N,4,5,5] but is float32[1,4,4,3]",
+    }
 
 
 def test_a_model_without_inputs() -> None:

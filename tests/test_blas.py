@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from vtaflow.runtime import blas
@@ -66,6 +67,7 @@ def test_the_last_of_several_users_restores_it(library: FakeLibrary) -> None:
 
 @pytest.mark.usefixtures("fresh_search")
 def test_the_libraries_in_use_are_found_and_set() -> None:
+    np.ones((2, 2)) @ np.ones((2, 2))
     if not blas._loaded():
         pytest.skip("NumPy's BLAS here is no OpenBLAS that the system lists")
     gets = [get for get, _ in blas._controls()]

@@ -203,7 +203,8 @@ def test_the_functional_design_has_no_bound() -> None:
 def token_flood() -> list[Instruction]:
     """1024 tokens and more from load while compute is busy, then as many pops."""
     push = nop("load", push_next_dep=1)
-    return [gemm(8000), gemm(8000), *[push] * 1100, *[nop("compute", pop_prev_dep=1)] * 1100, FINISH]
+    pop = nop("compute", pop_prev_dep=1)
+    return [gemm(8000), gemm(8000), *[push] * 1100, *[pop] * 1100, FINISH]
 
 
 def test_a_full_token_queue_stops_its_producer() -> None:

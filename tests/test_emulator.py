@@ -176,7 +176,7 @@ def test_caches_work_in_lines(start: int, size: int) -> None:
 def test_memory_runs_out_and_comes_back() -> None:
     board = board_of(memory_bytes=1 << 16)
     buffers = [board.allocate(1 << 14) for _ in range(4)]
-    with pytest.raises(DeviceError, match="no 4,096 contiguous bytes left .0 in one piece, 0 of 65,"):
+    with pytest.raises(DeviceError, match="no 4,096 contiguous bytes left .0 in one"):
         board.allocate(4096)
     buffers[0].free()
     buffers[2].free()
@@ -356,7 +356,7 @@ def accumulated(bench: Bench, count: int, alu: bool = False) -> list[int]:
         script.gemm(count, 12 // count)
     script.store(0, 0x4000, count)
     bench.run(script)
-    return bench.get(0x4000, count).view(np.uint8)[:, 0].tolist()
+    return [int(value) for value in bench.get(0x4000, count).view(np.uint8)[:, 0]]
 
 
 def test_accumulator_races_are_those_measured_in_rtl() -> None:
@@ -398,8 +398,8 @@ def test_too_many_races_are_not_emulated() -> None:
 
 def run_alu(
     silicon: Silicon, *steps: tuple[AluOpcode, int | None], target: Target = PYNQ
-) -> NDArray[np.uint8]:
-    """ALU steps on an accumulator of 0x12345678 (register operand 3), by the pipeline as well."""
+) -> int:
+    """The low byte of 0x12345678 after ALU steps (register operand 3), executed both ways."""
     bench = bench_of(silicon, target)
     bench.put_uops(0x1000, [[0, 0, 0], [0, 1, 0]])
     values = [np.full(16, 0x12345678, "<i4"), np.full(16, 3, "<i4")]
@@ -418,7 +418,7 @@ def run_alu(
         results.append(bench.get(0x3000, 1).view(np.uint8)[0])
     assert np.array_equal(results[0], results[1])
     assert (results[0] == results[0][0]).all()
-    return results[0]
+    return int(results[0][0])
 
 
 @pytest.mark.parametrize(
@@ -438,7 +438,7 @@ def run_alu(
 def test_both_ways_of_executing_agree(
     silicon: Silicon, steps: list[tuple[AluOpcode, int | None]], low: int
 ) -> None:
-    assert run_alu(silicon, *steps)[0] == low
+    assert run_alu(silicon, *steps) == low
 
 
 def test_operations_that_nobody_has_hang_the_pipeline() -> None:

@@ -34,6 +34,14 @@ RESIZE: dict[str, Any] = {
 }
 
 
+ALL = slice(None)
+
+
+def at(*parts: Any) -> Any:
+    """An index of an array, which mypy need not follow."""
+    return parts
+
+
 @st.composite
 def windows(draw: st.DrawFn) -> tuple[tuple[int, ...], dict[str, Any], tuple[int, ...]]:
     """Spatial sizes, attributes and kernel along one axis or two."""
@@ -79,16 +87,16 @@ def test_convolutions_sum_products(
     weight = floats(width * group, 2, *kernel, dtype="float64")
     bias = floats(width * group, dtype="float64")
     result = run("Conv", x, weight, bias, group=group, **attrs)
-    expected = np.zeros(result.shape)
+    expected: Array = np.zeros(result.shape)
     for place in itertools.product(*map(range, result.shape[2:])):
         for channel in range(width * group):
             first = channel // width * 2
             total = np.full(2, bias[channel])
             for tap, position in taps(place, kernel, attrs):
                 if inside(position, sizes):
-                    values = x[(slice(None), slice(first, first + 2), *position)]
-                    total += values @ weight[(channel, slice(None), *tap)]
-            expected[(slice(None), channel, *place)] = total
+                    values = x[at(ALL, slice(first, first + 2), *position)]
+                    total += values @ weight[at(channel, ALL, *tap)]
+            expected[at(ALL, channel, *place)] = total
     np.testing.assert_allclose(result, expected, atol=1e-12)
 
 
@@ -102,14 +110,15 @@ def test_transposed_convolutions_spread_products(
     x = floats(1, 2 * group, *sizes, dtype="float64")
     weight = floats(2 * group, 3, *kernel, dtype="float64")
     result = run("ConvTranspose", x, weight, group=group, output_padding=extra, **attrs)
-    expected = np.zeros(result.shape)
+    expected: Array = np.zeros(result.shape)
     for place in itertools.product(*map(range, sizes)):
         for tap, position in taps(place, kernel, attrs):
             if inside(position, result.shape[2:]):
                 for channel in range(2 * group):
                     first = channel // 2 * 3
-                    outputs = (0, slice(first, first + 3), *position)
-                    expected[outputs] += x[(0, channel, *place)] * weight[(channel, slice(None), *tap)]
+                    outputs = at(0, slice(first, first + 3), *position)
+                    products = x[at(0, channel, *place)] * weight[at(channel, ALL, *tap)]
+                    expected[outputs] += products
     np.testing.assert_allclose(result, expected, atol=1e-12)
 
 
@@ -130,15 +139,15 @@ def test_pools_take_the_largest_or_the_mean(
     padded = tuple(sizes[axis] + attrs["pads"][rank + axis] for axis in range(rank))
     for place in itertools.product(*map(range, largest.shape[2:])):
         positions = [position for _, position in taps(place, kernel, attrs)]
-        seen = [x[(0, slice(None), *at)].astype(np.float64) for at in positions if inside(at, sizes)]
-        counted = sum(all(at[axis] < padded[axis] for axis in range(rank)) for at in positions)
-        at = (0, slice(None), *place)
+        seen = [x[at(0, ALL, *each)].astype(float) for each in positions if inside(each, sizes)]
+        counted = sum(all(each[i] < padded[i] for i in range(rank)) for each in positions)
+        output = at(0, ALL, *place)
         if seen:
-            assert np.array_equal(largest[at], np.max(seen, axis=0))
-            np.testing.assert_allclose(means[0][at], np.mean(seen, axis=0))
-            np.testing.assert_allclose(means[1][at], np.sum(seen, axis=0) / counted)
+            assert np.array_equal(largest[output], np.max(seen, axis=0))
+            np.testing.assert_allclose(means[0][output], np.mean(seen, axis=0))
+            np.testing.assert_allclose(means[1][output], np.sum(seen, axis=0) / counted)
         else:
-            assert np.array_equal(means[0][at], np.zeros(2))
+            assert np.array_equal(means[0][output], np.zeros(2))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -160,7 +169,7 @@ def test_pools_take_the_largest_or_the_mean(
 )
 def test_activations(name: str, attrs: dict[str, Any], formula: Any, dtype: str) -> None:
     x = (floats(3, 7) * 3).astype(dtype)
-    expected = np.vectorize(formula)(x.astype(np.float64))
+    expected = np.vectorize(formula, otypes=[float])(x.astype(np.float64))
     bound = 32 * float(np.finfo(dtype).eps)
     np.testing.assert_allclose(run(name, x, **attrs), expected, rtol=bound, atol=bound)
 

@@ -136,18 +136,6 @@ def raw_bits(position: int, byte: int, value: int) -> bytes:
     return rebuilt(change)
 
 
-def stray_bit() -> bytes:
-    """The good artifact with a bit set that belongs to no field of its first STORE."""
-    isa, insns = Isa.of(network().target), network().instructions(0)
-    position = [isa.decode(one.tobytes()).opcode for one in insns].index(Opcode.STORE)
-    for bit in range(128):
-        changed = insns[position : position + 1].copy()
-        changed[0, bit // 8] ^= 1 << bit % 8
-        if isa.decode_stream(changed).stray[0]:
-            return raw_bits(position, bit // 8, int(changed[0, bit // 8]))
-    raise AssertionError("every bit belongs to a field")
-
-
 def token_bomb(insns: list[Instruction]) -> None:
     """A thousand instructions that push and nobody who pops."""
     push = Instruction(Opcode.LOAD, {"memory_type": 2, "push_next_dep": 1})
@@ -255,7 +243,6 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     "a NOP with other bits": (lambda: raw_bits(0, 15, 255), "zero-size"),
     "no instructions": (
         lambda: set_manifest("launches", 0, "instructions", value=0), "an integer from 1"),
-    "bits of no field": (stray_bit, "padding-bits"),
     "more instructions than there are": (
         lambda: set_manifest("launches", 0, "instructions", value=1 << 20), "bytes"),
     "an arena larger than memory": (

@@ -184,7 +184,7 @@ class ModelHost:
         model.runs += 1
         answer = _head(model, wanted)
         if wanted.statistics:
-            answer["parameters"] = _statistics(model, statistics, waited)
+            answer["parameters"] = _statistics(model, statistics, waited, decoded - began)
         reply, size = encode(answer, "outputs", found, list(binary))
         timing = Timing(
             queue=waited,
@@ -292,12 +292,14 @@ def _head(model: LoadedModel, wanted: _Wanted | None) -> Json:
     return head
 
 
-def _statistics(model: LoadedModel, statistics: RunStatistics, waited: float) -> Json:
-    """The run in plain values, as the protocol's parameters are."""
+def _statistics(
+    model: LoadedModel, statistics: RunStatistics, waited: float, decoding: float
+) -> Json:
+    """The run in plain values, as the protocol's parameters are; encoding is yet to come."""
     return {
         "run": model.runs,
         "queue_seconds": waited,
-        "packing_seconds": statistics.packing_seconds,
+        "packing_seconds": decoding + statistics.packing_seconds,
         "device_seconds": statistics.device_seconds,
         "unpacking_seconds": statistics.unpacking_seconds,
         **{f"counter.{name}": count for name, count in statistics.counters.items()},

@@ -154,9 +154,11 @@ async def model_statistics(call: Call) -> Answer:
 
 async def index(call: Call) -> Answer:
     """The repository."""
-    asked = _control(call)
+    only_ready = _control(call).get("ready", False)
+    if type(only_ready) is not bool:
+        raise FeedError("ready is true or false")
     models = call.server.index()
-    return as_json([one for one in models if one["state"] == "READY" or not asked.get("ready")])
+    return as_json([one for one in models if one["state"] == "READY" or not only_ready])
 
 
 async def load(call: Call) -> Answer:
