@@ -89,8 +89,8 @@ def _is_layer(reference: Graph, quantised: Graph, node: Node) -> bool:
     floats = {one.name: one.outputs[0] for one in reference.nodes}
     if node.device != "vta" or node.name not in floats:
         return False
-    shape = reference.types[floats[node.name]].shape
-    return quantised.types[node.outputs[0]].shape == shape
+    shape = reference.types[floats[node.name]].shape[1:]
+    return quantised.types[node.outputs[0]].shape[1:] == shape
 
 
 def ranked(qualities: Mapping[str, Quality]) -> list[tuple[str, Quality]]:
