@@ -23,6 +23,8 @@ from .schedules.model import LaunchStep, LayerPlan, Lowered
 
 Json = dict[str, Any]
 
+_CONVERSIONS = ("DequantizeLinear", "QuantizeLinear")
+
 
 def bundle(
     source: Path,
@@ -211,9 +213,11 @@ def _layer(plan: LayerPlan, graph: Graph, cycles: Mapping[tuple[str, ...], int])
 def _placement(imported: Graph, placed: Graph) -> list[Json]:
     """One row for every ONNX node: where it runs and why."""
     homes = {name: node for node in placed.nodes for name in (node.origin or (node.name,))}
-    rows = []
+    rows: dict[str, Json] = {}
     for node in imported.nodes:
         for name in node.origin or (node.name,):
+            if name in rows and node.op in _CONVERSIONS:  # not what the ONNX node is about
+                continue
             home = homes.get(name)
             if home is None:
                 device, reason = "none", "folded away at compile time"
@@ -221,5 +225,5 @@ def _placement(imported: Graph, placed: Graph) -> list[Json]:
                 device, reason = home.device, f"fused into {home.origin[0]}"
             else:
                 device, reason = home.device, home.reason
-            rows.append({"node": name, "op": node.op, "device": device, "reason": reason})
-    return rows
+            rows[name] = {"node": name, "op": node.op, "device": device, "reason": reason}
+    return list(rows.values())

@@ -767,7 +767,8 @@ def _place(options: Options, target: Target) -> str | Device | Client:
         return Client(url, token)
     if options.bitstream is None or options.device != "board":
         return options.device or "sim"
-    from .runtime.board import BoardDevice, open_board
+    from .runtime.board import open_board
+    from .runtime.board_device import BoardDevice
 
     return BoardDevice(open_board(target, options.bitstream), owns_board=True)
 

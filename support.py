@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .frontend.converters import CONVERTERS
+from .frontend.expanders import EXPANDERS
 from .schedules import TEMPLATES
 
 HEAD = """\
@@ -28,6 +29,16 @@ FUSED = {
     "Flatten": "free between layers: the weights of the next layer are reordered",
     "Identity": "dropped",
     "Dropout": "dropped",
+    "DequantizeLinear": "taken out of quantised models, whose weights are quantised anew",
+    "Max": "with a number it is a Clip",
+    "Min": "with a number it is a Clip",
+    "Pad": "zeros become padding of the layer after it",
+    "QuantizeLinear": "taken out of quantised models, whose ranges are kept",
+    "ReduceMax": "over height and width it is a GlobalMaxPool",
+    "ReduceMean": "over height and width it is a GlobalAveragePool",
+    "Reshape": "to features it is a Flatten",
+    "Squeeze": "to features it is a Flatten",
+    "Upsample": "imported as Resize",
 }
 """What the simplifying passes make of operators around a layer."""
 
@@ -41,8 +52,11 @@ def page() -> str:
             rules.setdefault(operator, []).append(f"{template.name} template: {summary}")
     for operator, summary in FUSED.items():
         rules.setdefault(operator, []).insert(0, summary)
+    for operator in EXPANDERS:
+        rules[operator] = ["imported as the operators that it is made of"]
     rows = [
-        f"| {name} | {'; '.join(rules.get(name, ['no']))} | yes |" for name in sorted(CONVERTERS)
+        f"| {name} | {'; '.join(rules.get(name, ['no']))} | yes |"
+        for name in sorted((*CONVERTERS, *EXPANDERS))
     ]
     return HEAD + "\n".join(rows) + "\n"
 

@@ -90,7 +90,8 @@ def _transfers(stream: Stream, memory: Memory) -> NDArray[np.bool_]:
         stores: NDArray[np.bool_] = stream.opcode == Opcode.STORE
         return stores
     loads: NDArray[np.bool_] = stream.opcode == Opcode.LOAD
-    return loads & (stream.fields["memory_type"] == memory)
+    loads &= stream.fields["memory_type"] == memory
+    return loads
 
 
 def distinct(stream: Stream, chosen: NDArray[np.bool_]) -> int:

@@ -187,8 +187,7 @@ def _layers(report: Json) -> str:
         return lambda row: _number(ms(row["bounds"][name]), 3)
 
     columns = [
-        _Column("layer", lambda row: escape(row["name"]), "name"),
-        _Column("operator", lambda row: escape(row["op"]), "t"),
+        _Column("layer", _layer_name, "name wide"),
         _Column("ms", lambda row: _number(row["ms"], 3)),
         _Column("share", lambda row: _meter(row["cycles"] / report["cycles"])),
         _Column("array use", lambda row: _meter(row["array_use"]) if row["macs"] else "–"),
@@ -205,13 +204,12 @@ def _layers(report: Json) -> str:
         columns.append(
             _Column("SQNR dB", lambda row: "exact" if row["exact"] else _number(row["sqnr_db"], 1))
         )
-    columns.append(_Column("schedule", _schedule, "reason small"))
     return _table(columns, report["layers"], _total(report, len(columns)))
 
 
 def _total(report: Json, columns: int) -> str:
     """The last line of the layers' table."""
-    cells = ["all", "", _number(report["ms"], 3), "100 %", _meter(report["array_use"]), *[""] * 5]
+    cells = ["all", _number(report["ms"], 3), "100 %", _meter(report["array_use"]), *[""] * 5]
     bound = report["lower_bound_cycles"]
     cells.append(_number(report["cycles"] / bound if bound else None, 2))
     cells += [""] * (columns - len(cells))
@@ -219,8 +217,11 @@ def _total(report: Json, columns: int) -> str:
     return f'<tr class="total">{line}</tr>'
 
 
-def _schedule(row: Json) -> str:
-    return "" if row["role"] else escape(row["tiles"])
+def _layer_name(row: Json) -> str:
+    """The name, and below it operator and schedule."""
+    if row["role"] or not row["op"]:
+        return escape(row["name"])
+    return f"{escape(row['name'])}<small>{escape(row['op'])}: {escape(row['tiles'])}</small>"
 
 
 def _limit(row: Json) -> str:

@@ -19,7 +19,7 @@ from ..backend.dram import CONSTANTS_START, align
 from ..backend.isa import Isa
 from ..backend.program import bind
 from ..backend.target import Target
-from ..errors import DeviceError
+from ..errors import DeviceError, EncodingError, StreamError
 from .counters import count
 from .device import Bytes, LaunchResult
 from .driver import Bases, Job
@@ -76,13 +76,13 @@ class BoardDevice:
             )
         buffer = self.board.allocate(end)
         try:
+            _fill(artifact, buffer, arena)  # first: nothing may touch streams once checked
             streams = [
-                _place(self.board.target, artifact, index, buffer, start, arena, held)
+                _checked(self.board.target, artifact, index, buffer, start, arena, held)
                 for index, start, held in zip(
-                    range(artifact.launches), starts, _initialised(artifact), strict=True
+                    range(artifact.launches), starts, initialised(artifact), strict=True
                 )
             ]
-            _fill(artifact, buffer, arena)
             buffer.flush(0, len(buffer.data))
         except BaseException:
             self.board.release(buffer)
@@ -132,7 +132,7 @@ class BoardDevice:
         self._buffer, self._streams, self._regions = None, [], {}
 
 
-def _initialised(artifact: Artifact) -> Iterator[set[str]]:
+def initialised(artifact: Artifact) -> Iterator[set[str]]:
     """For each launch, the regions that hold data before it: inputs, and what earlier ones left."""
     held: set[str] = set()
     changing = {name for name, region in artifact.regions.items() if region.kind != "constant"}
@@ -142,7 +142,7 @@ def _initialised(artifact: Artifact) -> Iterator[set[str]]:
             held = changing
 
 
-def _place(
+def _checked(
     target: Target,
     artifact: Artifact,
     index: int,
@@ -151,10 +151,16 @@ def _place(
     arena: int,
     initialised: set[str],
 ) -> _Stream:
-    """Bind stream `index` to the buffer, check it as bound, and write it behind the arena."""
+    """Bind stream `index` to the buffer, check it as bound, and write it behind the arena.
+
+    Raises StreamError if it breaks a rule, DeviceError if it takes too long.
+    """
     base = 0 if target.base_registers else buffer.address
-    insns = artifact.instructions(index)
-    bound = insns if target.base_registers else bind(insns, target, base)
+    try:
+        insns = artifact.instructions(index)
+        bound = insns if target.base_registers else bind(insns, target, base)
+    except EncodingError as error:
+        raise StreamError(f"{artifact.source}: launch {index} at {base:#x}: {error}") from None
     require_clean(
         target,
         bound,

@@ -227,6 +227,7 @@ class Client:
             said = str(parse_json(answer.body).get("error", ""))[:2000]
         except FeedError:
             said = ""
+        said = "".join(one if one.isprintable() else " " for one in said)
         said = " ".join(said.split()) or f"HTTP status {answer.status}"
         if answer.status == 401:
             hint = "the token is not the server's" if self._token else "the server wants a token"

@@ -41,8 +41,12 @@ class EmulatedBuffer:
     def flush(self, start: int, size: int) -> None:
         """Copy the CPU's lines to memory."""
         self._check(start, size)
-        self.dram[start : start + size] = self._data[start : start + size]
-        self._memory.changed(self._address + start, self._address + start + size)
+        old, new = self.dram[start : start + size], self._data[start : start + size]
+        different = np.flatnonzero(old != new)
+        if len(different):
+            old[:] = new
+            first = self._address + start
+            self._memory.changed(first + int(different[0]), first + int(different[-1]) + 1)
 
     def invalidate(self, start: int, size: int) -> None:
         """Let the CPU see the lines as they are in memory."""

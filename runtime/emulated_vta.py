@@ -139,7 +139,7 @@ class EmulatedVta:
                 tokens_before=self._tokens,
                 tokens_after=done.tokens_after,
             )
-        fixed = np.concatenate([[(address, address + size)], fixed])
+        fixed = np.concatenate([np.array([(address, address + size)], np.int64), fixed])
         return _Plan(
             stream, done.order, done.tokens_after, self._moments(stream), launch, fixed, stored
         )

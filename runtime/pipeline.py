@@ -165,7 +165,7 @@ def flattened(kernel: Indices, row: Row, overlap: int = 0) -> Iterator[Indices]:
     outer = [row[f"{name}_factor_out"] for name in ("dst", "src", "wgt")]
     inner = [row[f"{name}_factor_in"] for name in ("dst", "src", "wgt")]
     for start in range(0, total, CHUNK):
-        moment = np.arange(max(0, start - overlap), min(start + CHUNK, total))
+        moment = np.arange(max(0, start - overlap), min(start + CHUNK, total), dtype=np.int64)
         loop, place = np.divmod(moment, len(kernel))
         i, j = np.divmod(loop, row["iter_in"])
         yield kernel[place] + i[:, None] * np.array(outer) + j[:, None] * np.array(inner)

@@ -101,7 +101,9 @@ class Script:
         if self._rows[-1]["opcode"] != Opcode.FINISH:
             self._add(COMPUTE, {"opcode": Opcode.FINISH})
         names = {name for row in self._rows for name in row}
-        columns = {name: np.array([row.get(name, 0) for row in self._rows]) for name in names}
+        columns = {
+            name: np.array([row.get(name, 0) for row in self._rows], np.int64) for name in names
+        }
         return Isa.of(self._target).encode_stream(columns)
 
     def _transfer(self, memory: Memory, sram: int, start: int, size: int, rows: int) -> Fields:

@@ -7,6 +7,8 @@ what is known to differ.
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -14,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..backend.artifact import write_whole
 from ..backend.commands import Memory
 from ..backend.isa import AluOpcode
 from ..backend.target import Target
@@ -82,6 +85,14 @@ class Capabilities:
         for finding in self.findings:
             changes.update(finding.changes)
         return replace(self.target, **changes)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write `calibrated` as a description that `--target` takes; raises DeviceError."""
+        text = json.dumps(self.calibrated().to_json(), indent=2) + "\n"
+        try:
+            write_whole(path, lambda stream: stream.write(text.encode()))
+        except OSError as error:
+            raise DeviceError(f"{os.fspath(path)}: cannot write: {error.strerror}") from None
 
     def lines(self) -> list[str]:
         """The report for people."""

@@ -13,7 +13,7 @@ from vtaflow.backend.artifact import Artifact
 from vtaflow.backend.commands import Memory
 from vtaflow.backend.isa import Instruction, Isa, Opcode
 from vtaflow.backend.target import Target
-from vtaflow.compiler import compile
+from vtaflow.compiler import CompileOptions, compile
 from vtaflow.ops.types import Array
 from vtaflow.runtime.driver import Job
 from vtaflow.runtime.emulator import EmulatedBoard
@@ -25,9 +25,12 @@ MODELS = Path(__file__).parent.parent / "models"
 
 
 @lru_cache(maxsize=4)
-def compiled(name: str = "fashion_mlp", target: Target = PYNQ) -> Artifact:
+def compiled(
+    name: str = "fashion_mlp", target: Target = PYNQ, keep_intermediates: bool = False
+) -> Artifact:
     """A model of this repository."""
-    return compile(MODELS / f"{name}.onnx", target).artifact
+    options = CompileOptions(keep_intermediates=keep_intermediates)
+    return compile(MODELS / f"{name}.onnx", target, options=options).artifact
 
 
 def samples(artifact: Artifact, count: int) -> dict[str, Array]:

@@ -19,11 +19,16 @@ from vtaflow.graph.passes.simplify import simplify
 from vtaflow.ops.types import Array
 
 
-def onnxruntime_says(model: onnx.ModelProto, feeds: dict[str, Array]) -> list[Array]:
+def onnxruntime_says(
+    model: onnx.ModelProto, feeds: dict[str, Array], literally: bool = False
+) -> list[Array]:
+    """`literally` keeps it from replacing nodes by others that round differently."""
     runtime = pytest.importorskip("onnxruntime")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
+    if literally:
+        options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
     providers = ["CPUExecutionProvider"]
     session = runtime.InferenceSession(model.SerializeToString(), options, providers=providers)
     return list(session.run(None, feeds))

@@ -11,6 +11,7 @@ import onnx
 
 import vtaflow
 from vtaflow.compiler import CompiledModel
+from vtaflow.ops.types import Array
 
 from .onnx_models import build, node
 
@@ -21,8 +22,9 @@ def model() -> onnx.ModelProto:
     """Two convolutions with a residual addition, global pooling, a classifier and a Softmax."""
     random = np.random.default_rng(5)
 
-    def weights(*shape: int) -> np.ndarray:
-        return (random.standard_normal(shape) / np.sqrt(np.prod(shape[1:]))).astype(np.float32)
+    def weights(*shape: int) -> Array:
+        scaled = random.standard_normal(shape) / np.sqrt(np.prod(shape[1:]))
+        return np.asarray(scaled, np.float32)
 
     constants = {
         "w0": weights(CHANNELS, 3, 3, 3),
@@ -43,7 +45,7 @@ def model() -> onnx.ModelProto:
     return build(nodes, constants, {"x": ("N", 3, 12, 12)}, {"y": ("N", 10)})
 
 
-def samples(count: int) -> np.ndarray:
+def samples(count: int) -> Array:
     """Inputs of the model."""
     return np.random.default_rng(6).standard_normal((count, 3, 12, 12)).astype(np.float32)
 

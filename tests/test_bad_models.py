@@ -106,7 +106,7 @@ def image(
 
 def resize(names: str, opset: int = 13, **more: Any) -> onnx.ModelProto:
     """A Resize with a choice of operands."""
-    constants = {
+    constants: dict[str, Any] = {
         "e": np.zeros(0, np.float32),
         "f": np.array([1, 1, 2, 2], np.float32),
         "g": np.array([1, 1, 2, -2], np.float32),

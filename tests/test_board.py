@@ -20,7 +20,7 @@ from vtaflow.backend.artifact import Artifact
 from vtaflow.backend.isa import Isa, Opcode
 from vtaflow.backend.target import Target
 from vtaflow.errors import ArtifactError, DeviceError, StreamError
-from vtaflow.runtime import board_device
+from vtaflow.runtime import board_device, emulated_vta
 from vtaflow.runtime.board import (
     LOADED,
     Board,
@@ -31,7 +31,9 @@ from vtaflow.runtime.board import (
 from vtaflow.runtime.driver import RunTimeout, State
 from vtaflow.runtime.emulator import EmulatedBoard
 from vtaflow.runtime.faults import Faults
+from vtaflow.runtime.functional import Launch
 from vtaflow.runtime.silicon import Silicon
+from vtaflow.runtime.simdevice import SimDevice
 
 from .boards import DE10, PYNQ, bit_file, compiled, samples, simulated, waiting_job
 
@@ -60,6 +62,30 @@ def test_a_model_gives_the_bytes_of_the_simulator(name: str) -> None:
     assert 5 * estimated <= session.last_run.device_seconds < 5 * 1.3 * estimated
     assert session.last_run.counters["gemm_counter"] > 0
     assert hardware.violations == [] and launches(hardware) == 5
+
+
+def test_every_tensor_in_memory_has_the_bytes_of_the_simulator() -> None:
+    """Padding lanes included, layer by layer."""
+    artifact = compiled(keep_intermediates=True)
+    _, board = emulated()
+    device, simulator = board.device(), SimDevice(PYNQ)
+    rng = np.random.default_rng(1)
+    inputs = {
+        one.name: rng.integers(0, 256, (1, one.bytes), np.uint8)
+        for one in artifact.regions.values()
+        if one.kind == "input"
+    }
+    for each in (device, simulator):
+        each.load(artifact)
+        for name, data in inputs.items():
+            each.write(name, data)
+    results = [device.launch(0), simulator.launch(0)]
+    assert results[0].counters == results[1].counters
+    changing = [one.name for one in artifact.regions.values() if one.kind != "constant"]
+    assert len(changing) > 3
+    for name in changing:
+        assert np.array_equal(device.read(name), simulator.read(name)), name
+        assert device.read(name).any(), name
 
 
 @pytest.mark.parametrize("base", [0x1000_0000, 0x1FF0_1000, 0x0000_1000, 0xF000_0000])
@@ -150,6 +176,25 @@ def test_an_arena_begins_as_zeros() -> None:
     device.load(compiled())
     output = next(one for one in compiled().regions.values() if one.kind == "output")
     assert not device.read(output.name).any()
+
+
+def test_the_emulator_plans_a_model_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """New inputs are no reason to plan again."""
+    planned: list[int] = []
+
+    def counted(*arguments: Any, **options: Any) -> Launch:
+        planned.append(1)
+        return Launch(*arguments, **options)
+
+    monkeypatch.setattr(emulated_vta, "Launch", counted)
+    _, board = emulated()
+    session = InferenceSession(compiled(), board.device(), PYNQ)
+    for count in (1, 2, 3):
+        session.run(None, samples(compiled(), count))
+    assert len(planned) == 1
+    InferenceSession(compiled("fashion_mlp_odd"), board.device(), PYNQ)
+    session.run(None, samples(compiled(), 1))
+    assert len(planned) == 2
 
 
 # Faults
@@ -340,11 +385,16 @@ def wrapping(columns: dict[str, NDArray[np.int64]]) -> None:
     columns["dram_base"][first] += (1 << 32) - (1 << 28)
 
 
+def beyond_32_bits(columns: dict[str, NDArray[np.int64]]) -> None:
+    first = np.flatnonzero((columns["opcode"] == Opcode.LOAD) & (columns["x_size"] > 0))[0]
+    columns["dram_base"][first] = (1 << 32) - 1
+
+
 def stuck(columns: dict[str, NDArray[np.int64]]) -> None:
     columns["pop_prev_dep"][0] = 1
 
 
-@pytest.mark.parametrize("change", [outside, into_the_streams, wrapping, stuck])
+@pytest.mark.parametrize("change", [outside, into_the_streams, wrapping, beyond_32_bits, stuck])
 @pytest.mark.parametrize("base_registers", [False, True])
 def test_what_breaks_a_rule_is_refused_before_anything_runs(
     change: Any, base_registers: bool
@@ -352,9 +402,8 @@ def test_what_breaks_a_rule_is_refused_before_anything_runs(
     target = replace(PYNQ, base_registers=base_registers)
     hardware, board = emulated(target)
     evil = altered(change)
-    with pytest.raises((StreamError, DeviceError, ValueError)) as caught:
+    with pytest.raises(StreamError):
         board.device().load(evil)
-    assert isinstance(caught.value, StreamError), caught.value
     assert launches(hardware) == 0 and hardware.free_bytes == 128 << 20
 
 

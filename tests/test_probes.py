@@ -80,8 +80,10 @@ def test_what_was_measured_becomes_a_target_file(tmp_path: Path) -> None:
     assert mine.timing == replace(odd, alu_fixed=mine.timing.alu_fixed)
     assert mine.acc_dep_distance == 5 and not mine.base_registers
     path = tmp_path / "my_board.json"
-    path.write_text(json.dumps(mine.to_json()))
+    found.save(path)
     assert Target.load(path) == mine
+    with pytest.raises(DeviceError, match="cannot write: No such file"):
+        found.save(tmp_path / "absent" / "my_board.json")
     assert mine.fingerprint() == PYNQ.fingerprint()
 
 

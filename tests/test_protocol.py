@@ -117,7 +117,6 @@ def test_triton_with_a_token(tmp_path_factory: pytest.TempPathFactory) -> None:
 schemathesis = pytest.importorskip("schemathesis", reason="pip install schemathesis")
 
 from hypothesis import HealthCheck, settings  # noqa: E402
-
 from schemathesis.specs.openapi.checks import positive_data_acceptance  # noqa: E402
 
 from vtaflow.runtime.server.routes import openapi_text  # noqa: E402
@@ -126,7 +125,7 @@ DESCRIPTION = schemathesis.openapi.from_dict(json.loads(openapi_text()))
 EXAMPLES = 8
 
 
-@DESCRIPTION.parametrize()
+@DESCRIPTION.parametrize()  # type: ignore[untyped-decorator]
 @settings(
     max_examples=EXAMPLES,
     deadline=None,

@@ -1,7 +1,7 @@
 """Models quantised elsewhere: imported as they are, and as the float function they stand for.
 
-As they are they agree with onnxruntime within one step of the last quantiser, or two where its
-kernels for pairs of QuantizeLinear and DequantizeLinear round in another order.
+As they are they agree with onnxruntime but for sums that round to the other side of a tie, and
+what that leads to: within three steps of the last quantiser, a quarter of a step in the mean.
 """
 
 from __future__ import annotations
@@ -23,11 +23,18 @@ from vtaflow.graph.interpret import interpret
 from vtaflow.graph.passes.simplify import simplify
 from vtaflow.ops.types import Array, TensorType
 
-from .onnx_models import Dims, build, floats, ints, node, problems_of, scalar
+from .onnx_models import Dims, build, ints, node, problems_of, scalar
 from .oracles import close, onnxruntime_says
 
 KINDS = {"int8": TensorProto.INT8, "uint8": TensorProto.UINT8, "int32": TensorProto.INT32}
 DIMS: dict[str, Dims] = {"x": ("N", 3, 8, 8)}
+
+
+RNG = np.random.default_rng(8)
+
+
+def floats(*shape: int) -> Array:
+    return RNG.standard_normal(shape).astype(np.float32)
 
 
 class Reader:
@@ -74,6 +81,9 @@ def network() -> onnx.ModelProto:
     return build(nodes, weights, DIMS, {"y": ("N", 5)})
 
 
+NETWORK = network()
+
+
 @pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("layout", ["QDQ", "QOperator"])
 @pytest.mark.parametrize(
@@ -84,7 +94,7 @@ def test_what_onnxruntime_quantises(
     layout: str, activations: str, weights: str, per_channel: bool, tmp_path: Path
 ) -> None:
     tool = pytest.importorskip("onnxruntime.quantization")
-    model, data = network(), floats(16, 3, 8, 8)
+    model, data = NETWORK, floats(16, 3, 8, 8)
     onnx.save(model, tmp_path / "float.onnx")
 
     tool.quantize_static(
@@ -101,9 +111,10 @@ def test_what_onnxruntime_quantises(
         assert {each.op_type for each in quantised.graph.node} >= set(EXPANDERS) - {"Mean", "Sum"}
     graph = import_model(quantised, 16)
     feeds = {"x": data}
-    (expected,) = onnxruntime_says(quantised, feeds)
+    (expected,) = onnxruntime_says(quantised, feeds, literally=True)
     step = 1 / 255  # of the Softmax at the end
-    assert np.abs(interpret(graph, feeds)["y"] - expected).max() < 2.01 * step
+    error = np.abs(interpret(graph, feeds)["y"] - expected)
+    assert error.max() < 3.01 * step and error.mean() < 0.25 * step
 
     imported = unquantised(graph)
     assert not {each.op for each in imported.graph.nodes} & {"QuantizeLinear", "DequantizeLinear"}

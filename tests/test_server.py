@@ -273,15 +273,13 @@ def test_an_unknown_artifact_is_to_be_uploaded(shared: Running) -> None:
 def test_status_page_metrics_and_log(
     shared: Running, caplog: pytest.LogCaptureFixture
 ) -> None:
+    line = re.compile(
+        r"127.0.0.1 POST /v2/models/net/infer 200 \d+\.\d\dms in=\d+ out=\d+ samples=1 "
+        r"queue=\S+ms packing=\S+ms device=\S+ms unpacking=\S+ms"
+    )
     with caplog.at_level(logging.INFO, "vtaflow.server"):
         ask(shared, "POST", "/v2/models/net/infer", json.dumps(json_request()).encode())
-        wait_for(lambda: caplog.records)
-    (line,) = [one.message for one in caplog.records]
-    assert re.fullmatch(
-        r"127.0.0.1 POST /v2/models/net/infer 200 \d+\.\d\dms in=\d+ out=\d+ samples=1 "
-        r"queue=\S+ms packing=\S+ms device=\S+ms unpacking=\S+ms",
-        line,
-    )
+        wait_for(lambda: any(line.fullmatch(one.message) for one in caplog.records))
     page = shared.client.request("GET", "/")
     assert page.headers["content-type"].startswith("text/html")
     assert "default-src 'none'" in page.headers["content-security-policy"]
@@ -533,6 +531,29 @@ def test_a_request_that_takes_too_long_is_answered_in_time(
         status, _ = ask(running, "POST", "/v2/models/net/infer",
                         json.dumps(json_request()).encode())
         assert status == 200
+
+
+def test_a_request_of_many_samples_gives_the_device_back(tmp_path: Path) -> None:
+    with serving(tmp_path, "emulator", Limits(seconds=0.5)) as running:
+        running.client.install(network(), "net")
+        body, length = encode({"parameters": {"binary_data_output": True}}, "inputs",
+                              rows(20_000), ["x"])
+        began = time.monotonic()
+        status, _ = ask(running, "POST", "/v2/models/net/infer", body,
+                        Inference_Header_Content_Length=str(length))
+        assert status == 504
+        wait_for(lambda: running.server.queue.length == 0)
+        assert time.monotonic() - began < 5
+
+
+def test_refused_bodies_are_not_kept(shared: Running) -> None:
+    for path in ("/nowhere", "/v2/models/net"):
+        connection = http.client.HTTPConnection("127.0.0.1", shared.port, timeout=5)
+        connection.request("POST", path, b"x" * 900_000)
+        answer = connection.getresponse()
+        assert answer.status in (404, 405) and "error" in json.loads(answer.read())
+        assert (answer.status == 405) == (answer.headers["Allow"] == "GET")
+        connection.close()
 
 
 def test_who_hangs_up_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,6 @@ streams really lie.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 from ...backend.artifact import Artifact
@@ -16,6 +15,7 @@ from ...backend.checker import require_clean
 from ...backend.program import bind
 from ...backend.target import Target
 from ...errors import ArtifactError
+from ..board_device import initialised
 from ..host import region_type, typed_steps
 from ..recipe import preprocessing_of
 from ..runner import batch_bytes
@@ -34,7 +34,7 @@ def admit(path: Path, target: Target, limits: Limits, source: str) -> Artifact:
 
 def check_streams(artifact: Artifact, target: Target, base: int, limits: Limits) -> None:
     """Every launch, bound to an arena at `base`; raises StreamError."""
-    for index, held in enumerate(_initialised(artifact)):
+    for index, held in enumerate(initialised(artifact)):
         require_clean(
             target,
             bind(artifact.instructions(index), target, base),
@@ -61,13 +61,3 @@ def _check_host(artifact: Artifact, limits: Limits) -> None:
         for name, region in artifact.regions.items():
             if region.kind != "constant" and region.logical_shape is not None:
                 region_type(artifact, name, artifact.source)
-
-
-def _initialised(artifact: Artifact) -> Iterator[set[str]]:
-    """For each launch, the regions that hold data before it: inputs, and what earlier ones left."""
-    held: set[str] = set()
-    changing = {name for name, region in artifact.regions.items() if region.kind != "constant"}
-    for step in artifact.manifest["steps"]:
-        if step["kind"] == "launch":
-            yield held | set(step["inputs"])
-            held = changing

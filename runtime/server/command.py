@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -14,7 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tornado.httpserver import HTTPServer
-from tornado.netutil import bind_sockets
 
 from ...backend.target import Target
 from ...errors import DeviceError
@@ -97,14 +97,17 @@ async def running(settings: Settings) -> AsyncIterator[tuple[Server, str]]:
 
 def _listen(http: HTTPServer, settings: Settings) -> int:
     """Listen; the port. Raises DeviceError."""
+    family = socket.AF_INET6 if ":" in settings.bind else socket.AF_INET
     try:
-        sockets = bind_sockets(settings.port, settings.bind)
+        listening = socket.create_server((settings.bind, settings.port), family=family)
     except OSError as error:
+        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
         raise DeviceError(
-            f"cannot listen on {settings.bind} port {settings.port}: {error.strerror or error}"
+            f"cannot listen on {settings.bind} port {settings.port}: {reason}"
         ) from None
-    http.add_sockets(sockets)
-    return int(sockets[0].getsockname()[1])
+    listening.setblocking(False)
+    http.add_socket(listening)
+    return int(listening.getsockname()[1])
 
 
 def _accelerator(settings: Settings) -> Accelerator:

@@ -21,7 +21,7 @@ from ..runner import sample_bytes
 from ..session import InferenceSession, RunStatistics
 from .accelerator import Accelerator
 from .limits import Limits
-from .problems import CONFLICT, NOT_FOUND, TOO_LARGE, UNREADY, Problem
+from .problems import CONFLICT, NOT_FOUND, TIMED_OUT, TOO_LARGE, UNREADY, Problem
 
 Json = dict[str, Any]
 
@@ -174,7 +174,7 @@ class ModelHost:
         wanted = _Wanted.of(head)
         _require_small(model, wanted, feeds, self._limits)
         decoded = time.perf_counter()
-        outputs = self._run(model, wanted, feeds)
+        outputs = self._run(model, wanted, feeds, began + self._limits.seconds - waited)
         statistics = model.session.last_run
         assert statistics is not None
         ran = time.perf_counter()
@@ -210,12 +210,19 @@ class ModelHost:
             self.unload(name)
         self.accelerator.close()
 
-    def _run(self, model: LoadedModel, wanted: _Wanted, feeds: Mapping[str, Array]) -> list[Array]:
+    def _run(
+        self, model: LoadedModel, wanted: _Wanted, feeds: Mapping[str, Array], deadline: float
+    ) -> list[Array]:
         """Run; if the device failed, it is made usable again before the error is told."""
         self._ensure_usable()
         compute = model.session.run_raw if wanted.raw else model.session.run
+
+        def go_on(samples: int) -> None:
+            if time.perf_counter() > deadline:  # nobody waits for it any more
+                raise Problem(TIMED_OUT, "too many samples for the time that a request may take")
+
         try:
-            return compute(wanted.names, feeds)
+            return compute(wanted.names, feeds, go_on)
         except DeviceError:
             self.failures += 1
             if not self.accelerator.usable:

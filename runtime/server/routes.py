@@ -8,7 +8,7 @@ this module describes the same routes; a test compares the two.
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from importlib.resources import files
@@ -73,7 +73,7 @@ class Route:
     method: str
     name: str
     pattern: str
-    answer: Callable[[Call], Awaitable[Answer]]
+    answer: Callable[[Call], Coroutine[None, None, Answer]]
     body: Body = Body.CONTROL
     open: bool = False
 

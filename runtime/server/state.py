@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
@@ -77,13 +77,19 @@ class Server:
 
     async def job(self, work: Callable[[float], T], force: bool = False) -> T:
         """Run `work` on the device's thread, in turn; raises Problem if that takes too long."""
-        future = asyncio.wrap_future(self.queue.submit(work, force))
+        queued = self.queue.submit(work, force)
+        future = asyncio.wrap_future(queued)
+        if force:
+            return await future
+        late = Problem(
+            TIMED_OUT, f"no result within {self.limits.seconds:g} s of waiting and running"
+        )
+        loop = asyncio.get_running_loop()
+        alarm = loop.call_later(self.limits.seconds, _give_up, queued, future, late)
         try:
-            return await asyncio.wait_for(future, None if force else self.limits.seconds)
-        except asyncio.TimeoutError:
-            raise Problem(
-                TIMED_OUT, f"no result within {self.limits.seconds:g} s of waiting and running"
-            ) from None
+            return await future
+        finally:
+            alarm.cancel()
 
     async def infer(
         self, name: str, version: str | None, body: bytes, length: int | None
@@ -240,6 +246,13 @@ class Server:
             "samples": loaded.samples if loaded else 0,
             "last_run": last_run(loaded) if loaded else None,
         }
+
+
+def _give_up(queued: Future[T], waited: asyncio.Future[T], problem: Problem) -> None:
+    """Whoever waits is told; what has not begun will not run."""
+    queued.cancel()
+    if not waited.done():
+        waited.set_exception(problem)
 
 
 def last_run(model: LoadedModel) -> Json | None:

@@ -30,6 +30,8 @@ from .problems import (
     BUSY,
     FORBIDDEN,
     LENGTH_REQUIRED,
+    NOT_ALLOWED,
+    NOT_FOUND,
     TOO_LARGE,
     UNAUTHORISED,
     UNREADY,
@@ -139,7 +141,7 @@ class Endpoint(RequestHandler):
             self.set_header("WWW-Authenticate", f'{scheme} realm="vtaflow"')
         if self.get_status() in (BUSY, UNREADY):
             self.set_header("Retry-After", str(RETRY_SECONDS))
-        if self.get_status() == 405:
+        if self.get_status() == NOT_ALLOWED:
             self.set_header("Allow", ", ".join(sorted(self._routes)))
         if self._unread:
             self.set_header("Connection", "close")
@@ -150,8 +152,7 @@ class Endpoint(RequestHandler):
         if self._problem is not None:
             raise self._problem
         route = self.route
-        if route is None:
-            raise HTTPError(405)
+        assert route is not None
         call = Call(
             server=self._server,
             model=names.get("model") or "",
@@ -162,7 +163,7 @@ class Endpoint(RequestHandler):
             upload=self._upload,
         )
         self._body.clear()
-        self._task = asyncio.ensure_future(_awaited(route, call))
+        self._task = asyncio.ensure_future(route.answer(call))
         try:
             answer = await self._task
         except asyncio.CancelledError:
@@ -184,10 +185,10 @@ class Endpoint(RequestHandler):
     def _admit(self) -> None:
         """Who asks, and how much they announce; raises Problem."""
         route = self.route
-        if route is None:
-            return
-        if not route.open:
+        if route is None or not route.open:
             self._authorise()
+        if route is None:
+            raise self._nowhere()
         if "Transfer-Encoding" in self.request.headers:
             raise Problem(LENGTH_REQUIRED, "say Content-Length; chunked bodies are not taken")
         size, limits = self._announced(), self._server.limits
@@ -207,6 +208,11 @@ class Endpoint(RequestHandler):
             raise Problem(BUSY, "too many requests are arriving at once, try again later")
         self._held = size
         self._server.held_bytes += size
+
+    def _nowhere(self) -> Problem:
+        """The path is known, the method is not."""
+        allowed = ", ".join(sorted(self._routes))
+        return Problem(NOT_ALLOWED, f"{self.request.method} is not for this path, {allowed} is")
 
     def _authorise(self) -> None:
         """With a token, whoever has it; without one, this machine's own programs."""
@@ -233,13 +239,8 @@ class Endpoint(RequestHandler):
 class Unknown(Endpoint):
     """Paths that are none."""
 
-    async def _respond(self, names: Mapping[str, str | None]) -> None:
-        if self._problem is not None:
-            raise self._problem
-        raise HTTPError(404)
-
-    def _admit(self) -> None:
-        self._authorise()
+    def _nowhere(self) -> Problem:
+        return Problem(NOT_FOUND, "there is nothing at this path, see /openapi.json")
 
 
 class BoundedServer(HTTPServer):
@@ -289,10 +290,6 @@ def http_server(server: Server, token: str | None) -> BoundedServer:
     )
 
 
-async def _awaited(route: Route, call: Call) -> Answer:
-    return await route.answer(call)
-
-
 def _log(handler: RequestHandler) -> None:
     """One line a request."""
     assert isinstance(handler, Endpoint)
@@ -303,7 +300,7 @@ def _log(handler: RequestHandler) -> None:
     name = route.name if route is not None else "other"
     handler._server.counters.count(name, handler.get_status(), seconds, received, sent)
     extra = "".join(f" {key}={value}" for key, value in handler.note.items())
-    path = request.path[:200].encode("ascii", "backslashreplace").decode()
+    path = request.path[:200].encode("unicode_escape").decode()
     log.info(
         "%s %s %s %d %.2fms in=%d out=%d%s",
         request.remote_ip, request.method, path, handler.get_status(),
