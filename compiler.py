@@ -31,6 +31,7 @@ from .graph.calibration import (
 )
 from .graph.graph import Graph
 from .graph.passes import Stage, run_passes
+from .graph.passes.equalise import equalise
 from .graph.passes.fold_input import fold_input
 from .graph.passes.pack import pack
 from .graph.passes.place import place
@@ -59,6 +60,7 @@ STAGES = (
     *(stage.name for stage in SIMPLIFY),
     "place",
     "to_device_forms",
+    "equalise",
     "quantise",
     "fold_input",
     "pack",
@@ -81,10 +83,10 @@ class CompileOptions:
     """Everything that may differ between two compilations of a model for a target.
 
     `batch` is the compiled batch; `bias_correction`, `input_offset` and `weight_rounding` are
-    those of graph.passes.quantise; `placement` maps ONNX nodes to "vta" or "host"; `schedules`
-    maps layers to schedule fields; `preprocessing` is the note kept for the artifact; `dump` is
-    called with a stage's name and its result as text; `progress` with the number of calibration
-    samples done; `seed` feeds random calibration.
+    those of graph.passes.quantise, `equalise` evens out channels first; `placement` maps ONNX
+    nodes to "vta" or "host"; `schedules` maps layers to schedule fields; `preprocessing` is the
+    note kept for the artifact; `dump` is called with a stage's name and its result as text;
+    `progress` with the number of calibration samples done; `seed` feeds random calibration.
     """
 
     batch: int = 1
@@ -92,6 +94,7 @@ class CompileOptions:
     bias_correction: bool = True
     input_offset: bool = True
     weight_rounding: str = "nearest"
+    equalise: bool = False
     placement: Mapping[str, str] = field(default_factory=dict)
     schedules: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     keep_intermediates: bool = False
@@ -147,6 +150,8 @@ def compile(
     simple = run_passes(real.graph, SIMPLIFY, done)
     placing = partial(place, accepts=accepts_on(target), overrides=options.placement)
     stages = [Stage("place", placing, PLACED), Stage("to_device_forms", to_device_forms)]
+    if options.equalise:
+        stages.append(Stage("equalise", equalise))
     placed = run_passes(simple, stages, done)
     ranges = _ranges(placed, calibration, real, options, warnings)
     quantising = partial(

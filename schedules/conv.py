@@ -321,6 +321,8 @@ def _input_cycles(
         shape.rows.reads(shape.rows.middle(schedule.tile_h), schedule.tile_h),
         shape.columns.reads(shape.columns.middle(schedule.tile_w), schedule.tile_w),
     )
-    cycles = sum(timing.load(target, Memory.INP, one.rows, one.size) for one in block.rows())
+    cycles = int(
+        sum(timing.load(target, Memory.INP, one.rows, one.size) for one in block.rows())
+    )
     shape.input_cycles[key] = cycles
     return cycles

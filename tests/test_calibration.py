@@ -112,7 +112,7 @@ def test_bounded_memory_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None
     done: list[int] = []
     parts = calibrate(graph, data, progress=done.append)
     assert done == [4, 4, 2]
-    assert len(parts.samples["x"]) == 6 and len(whole.samples["x"]) == 10
+    assert 1 <= len(parts.samples["x"]) < 10 and len(whole.samples["x"]) == 10
     # Another batch size may round a float product differently.
     assert parts.limits == pytest.approx(whole.limits, rel=0.03)
 

@@ -431,7 +431,7 @@ def an_artifact(path: str, change: Any = None) -> None:
         (["cut.onnx"], ["cut.onnx", "no ONNX model"]),
         (["empty.onnx"], ["empty.onnx", "empty"]),
         (["."], [".: is not a file"]),
-        (["odd.onnx"], ["odd.onnx", "'middle'", "Erf"]),
+        (["odd.onnx"], ["odd.onnx", "'middle'", "Det"]),
         (["dynamic.onnx"], ["dynamic.onnx", "axis 1 (F)"]),
         (["net.onnx", "--target", "none"], ["no such target", "bundled targets are sim"]),
         (["net.onnx", "--target", "bad.json"], ["bad.json: key TARGET is missing"]),
@@ -477,7 +477,7 @@ def test_a_mistake(deploy: Deploy, arguments: list[str], words: list[str]) -> No
     Path("text.onnx").write_text("certainly not a model")
     Path("cut.onnx").write_bytes(Path("net.onnx").read_bytes()[:700])
     Path("empty.onnx").write_bytes(b"")
-    write_model(Path("odd.onnx"), op="Erf")
+    write_model(Path("odd.onnx"), op="Det")
     write_model(Path("dynamic.onnx"), features="F")
     Path("folder").mkdir()
     sim = Target.load("sim").to_json()
@@ -509,8 +509,8 @@ def test_a_mistake(deploy: Deploy, arguments: list[str], words: list[str]) -> No
 def test_every_unsupported_node_is_named_at_once(deploy: Deploy) -> None:
     graph = helper.make_graph(
         [
-            helper.make_node("Erf", ["x"], ["h"], "one"),
-            helper.make_node("Erf", ["h"], ["y"], "two"),
+            helper.make_node("Det", ["x"], ["h"], "one"),
+            helper.make_node("Det", ["h"], ["y"], "two"),
         ],
         "g",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 4])],
@@ -518,7 +518,7 @@ def test_every_unsupported_node_is_named_at_once(deploy: Deploy) -> None:
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     onnx.save(model, "odd.onnx")
-    refused(deploy("odd.onnx"), "'one'", "'two'", "Erf")
+    refused(deploy("odd.onnx"), "'one'", "'two'", "Det")
 
 
 def test_a_full_disk(deploy: Deploy, monkeypatch: pytest.MonkeyPatch) -> None:
