@@ -26,6 +26,7 @@ from .frontend.quantised import Imported, unquantised
 from .graph.calibration import (
     Calibration,
     calibrate,
+    check_data,
     quantised_values,
     random_calibration,
 )
@@ -150,10 +151,12 @@ def compile(
     simple = run_passes(real.graph, SIMPLIFY, done)
     placing = partial(place, accepts=accepts_on(target), overrides=options.placement)
     stages = [Stage("place", placing, PLACED), Stage("to_device_forms", to_device_forms)]
-    if options.equalise:
-        stages.append(Stage("equalise", equalise))
     placed = run_passes(simple, stages, done)
-    ranges = _ranges(placed, calibration, real, options, warnings)
+    data = _samples(placed, calibration, real, options, warnings)
+    if options.equalise:
+        check_data(placed, data)
+        placed = run_passes(placed, [Stage("equalise", partial(equalise, data=data))], done)
+    ranges = _ranges(placed, data, real, options, made_up=calibration is None)
     quantising = partial(
         quantise,
         calibration=ranges,
@@ -200,31 +203,40 @@ def _done(options: CompileOptions, stage: str, text: str) -> None:
         raise Stopped(stage, text)
 
 
-def _ranges(
+def _samples(
     graph: Graph,
     calibration: Array | Mapping[str, Array] | None,
     real: Imported,
     options: CompileOptions,
     warnings: list[str],
-) -> Calibration:
-    """Limits from the data; those that a model quantised elsewhere states itself replace them."""
+) -> Mapping[str, Array]:
+    """Calibration samples by input name; random ones, with a warning, where there are none."""
     if calibration is None:
         if not set(quantised_values(graph)) <= set(real.limits):
             warnings.append(RANDOM_WARNING)
-        data: Mapping[str, Array] = random_calibration(graph, RANDOM_SAMPLES, options.seed)
-    elif isinstance(calibration, Mapping):
-        data = calibration
-    elif len(graph.inputs) == 1:
-        data = {graph.inputs[0]: np.asarray(calibration)}
-    else:
-        raise DataError(
-            f"the model has {len(graph.inputs)} inputs ({', '.join(graph.inputs)}): give "
-            "calibration data by name"
-        )
+        return random_calibration(graph, RANDOM_SAMPLES, options.seed)
+    if isinstance(calibration, Mapping):
+        return calibration
+    if len(graph.inputs) == 1:
+        return {graph.inputs[0]: np.asarray(calibration)}
+    raise DataError(
+        f"the model has {len(graph.inputs)} inputs ({', '.join(graph.inputs)}): give "
+        "calibration data by name"
+    )
+
+
+def _ranges(
+    graph: Graph,
+    data: Mapping[str, Array],
+    real: Imported,
+    options: CompileOptions,
+    made_up: bool,
+) -> Calibration:
+    """Limits from the data; those that a model quantised elsewhere states itself replace them."""
     found = calibrate(graph, data, options.calibration_method, options.progress)
     stated = {name: real.limits.get(name, limit) for name, limit in found.limits.items()}
     # Nothing can be learnt from random samples about a model that states its own ranges.
-    samples = {} if calibration is None and real.ranges else found.samples
+    samples = {} if made_up and real.ranges else found.samples
     return replace(found, limits=stated, samples=samples)
 
 
