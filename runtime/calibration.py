@@ -15,7 +15,6 @@ from ..backend.target import Timing
 from .probe import ProbeFailure
 from .probe_streams import Bench, Script
 
-REPEATS = 3
 LANES = 16
 """Different accumulators in turn: more than any pipeline is deep."""
 
@@ -133,8 +132,7 @@ def _cycles(bench: Bench, uops: int, step: Step, often: int) -> float:
         script.load(Memory.UOP, 0, uops, LANES)
         for _ in range(count):
             step(script)
-        job = bench.place(script)
-        return min(bench.repeat(job) for _ in range(REPEATS))
+        return bench.least(bench.place(script))
 
     more = seconds(2 * often) - seconds(often)
     return more * bench.target.clock_mhz * 1e6 / often

@@ -1,7 +1,7 @@
-"""The register maps of VTA's designs: names, offsets and bits (docs/hardware.md, "Registers").
+"""The register maps of VTA's designs: names, offsets and bits.
 
 HLS has a block of registers for each module, Chisel one block (VCR) for all. Registers hold 32
-bits and are accessed whole.
+bits and are accessed whole. Facts: docs/hardware.md, "Memory and registers".
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -17,6 +18,7 @@ from vtaflow import cli
 from vtaflow.backend.artifact import Artifact
 from vtaflow.backend.target import Target
 from vtaflow.errors import ArtifactError, StreamError
+from vtaflow.models.resnet import resnet18
 from vtaflow.profiling import bounds, host_time
 from vtaflow.profiling.activity import Activity
 from vtaflow.profiling.profile import Profile, profile
@@ -32,6 +34,7 @@ from . import profiles
 from .streams import ACC, FINISH, INP, UOP, WGT, alu, gemm, load, nop, store, stream_of
 
 PYNQ = Target.load("pynq")
+ROOT = Path(__file__).parent.parent
 READ, WRITE = PYNQ.timing.read_latency, PYNQ.timing.write_latency
 FIRST, SECOND, LAST = ("conv_a",), ("conv_b", "add"), ("fc",)
 
@@ -43,9 +46,9 @@ def subject_of(*parts: tuple[Key, Any], target: Target = PYNQ) -> Subject:
     return Subject("hand-made", target, (LaunchCode(stream, keys),))
 
 
-def layer_parts(origin: tuple[str, ...], role: str = "", pops: int = 1) -> list[tuple[Key, Any]]:
+def layer_parts(origin: tuple[str, ...]) -> list[tuple[Key, Any]]:
     """Load, multiply, clip and store a tile."""
-    key = origin, role
+    key = origin, ""
     return [
         (key, load(INP, 200)),
         (key, load(WGT, 9, push_next_dep=1)),
@@ -412,6 +415,21 @@ def test_distinct_against_a_set() -> None:
         for column in range(one["x_size"])
     }
     assert bounds.distinct(stream, np.ones(len(loads), np.bool_)) == len(elements)
+
+
+# --- the benchmark's table ----------------------------------------------------------------------
+
+
+def test_every_board_time_finds_its_layers(tmp_path: Path) -> None:
+    benchmark = runpy.run_path(str(ROOT / "benchmarks" / "profile_table.py"))
+    onnx.save(resnet18(), tmp_path / "resnet18.onnx")
+    found = list(benchmark["geometries"](tmp_path / "resnet18.onnx").values())
+    published = json.loads((ROOT / "benchmarks" / "tvm_board_times.json").read_text("utf-8"))
+    counts = {row["layer"]: row["count"] for row in published["layers"]}
+    assert {name: found.count(name) for name in counts} == counts
+    assert len(found) == 20
+    total = sum(row["ms"] * row["count"] for row in published["layers"])
+    assert total == pytest.approx(88.28, abs=0.01)
 
 
 # --- the command --------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -352,14 +353,12 @@ RAW: list[bytes] = [
 @pytest.mark.parametrize("data", RAW, ids=range(len(RAW)))
 def test_garbage_instead_of_http(attacked: Running, data: bytes) -> None:
     with socket.create_connection(("127.0.0.1", attacked.port), timeout=5) as connection:
-        connection.sendall(data)
-        connection.shutdown(socket.SHUT_WR)
         answer = b""
-        try:
+        with contextlib.suppress(OSError):  # it may hang up at any moment
+            connection.sendall(data)
+            connection.shutdown(socket.SHUT_WR)
             while chunk := connection.recv(65536):
                 answer += chunk
-        except ConnectionResetError:
-            pass
     assert len(answer) < 100_000
     assert not answer.startswith(b"HTTP/1.1 200") and b"HTTP/1.1 5" not in answer
     assert attacked.client.status()["ready"]
@@ -616,7 +615,8 @@ def run_late(url: str) -> None:
 CLIENTS, REQUESTS = 8, 125
 
 
-def test_a_thousand_requests_from_eight_clients(tmp_path: Path) -> None:
+@pytest.mark.parametrize("device", ["sim", pytest.param("emulator", marks=pytest.mark.slow)])
+def test_a_thousand_requests_from_eight_clients(tmp_path: Path, device: str) -> None:
     """All answered, all byte-correct, though the queue is shorter than the number of clients."""
     artifact = network(batch=1)
     x = rows(64, seed=5)["x"]
@@ -637,7 +637,7 @@ def test_a_thousand_requests_from_eight_clients(tmp_path: Path) -> None:
                     problems.append(f"client {index}, sample {at}")
                 answered[index] += 1
 
-    with serving(tmp_path, limits=replace(Limits(), queue=6)) as running:
+    with serving(tmp_path, device, replace(Limits(), queue=6)) as running:
         running.client.install(artifact, "net")
         threads = [threading.Thread(target=one, args=(i, running.url)) for i in range(CLIENTS)]
         for thread in threads:

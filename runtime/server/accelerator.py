@@ -24,6 +24,10 @@ class Accelerator(Protocol):
     target: Target
 
     @property
+    def bitstream(self) -> str | None:
+        """The file that the hardware was configured with."""
+
+    @property
     def state(self) -> str:
         """What is known of the hardware, in words."""
 
@@ -45,6 +49,7 @@ class SimAccelerator:
     """The functional simulator, playing `target`."""
 
     name = "sim"
+    bitstream = None
     state = "simulated"
     usable = True
 
@@ -68,6 +73,11 @@ class BoardAccelerator:
 
     def __init__(self, name: str, board: Board) -> None:
         self.name, self.target, self.board = name, board.target, board
+
+    @property
+    def bitstream(self) -> str | None:
+        """The file's path, if one was loaded."""
+        return None if self.board.bitstream is None else str(self.board.bitstream.path)
 
     @property
     def state(self) -> str:

@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from ...backend.artifact import Artifact
-from ...errors import DeviceError, FeedError, VtaflowError
+from ...errors import DeviceError, VtaflowError
 from ...ops.types import Array
 from ..client import VERSION_DIGITS
-from ..openinference import JSON_GROWTH, MAX_NAME, decode, encode, parameters
-from ..runner import sample_bytes
+from ..openinference import decode, encode
 from ..session import InferenceSession, RunStatistics
 from .accelerator import Accelerator
 from .limits import Limits
-from .problems import CONFLICT, NOT_FOUND, TIMED_OUT, TOO_LARGE, UNREADY, Problem
+from .problems import CONFLICT, NOT_FOUND, TIMED_OUT, UNREADY, Problem
+from .request import Wanted, require_small
 
 Json = dict[str, Any]
 
@@ -73,47 +73,6 @@ class LoadedModel:
     def artifact(self) -> Artifact:
         """What is loaded."""
         return self.session.artifact
-
-
-@dataclass(frozen=True)
-class _Wanted:
-    """What an inference request asks for: outputs, and which of them as binary data."""
-
-    names: list[str] | None
-    binary: frozenset[str]
-    binary_default: bool
-    raw: bool
-    statistics: bool
-    id: str | None
-
-    @classmethod
-    def of(cls, head: Json) -> _Wanted:
-        """Read the JSON of a request; raises FeedError."""
-        asked = parameters(head, "request")
-        default = _flag(asked, "binary_data_output")
-        identity = head.get("id")
-        if identity is not None and (not isinstance(identity, str) or len(identity) > MAX_NAME):
-            raise FeedError(f"id is text of at most {MAX_NAME} characters")
-        names, binary = None, set()
-        outputs = head.get("outputs")
-        if outputs is not None:
-            if not isinstance(outputs, list) or not 1 <= len(outputs) <= 256:
-                raise FeedError("outputs is a list of 1 to 256 objects")
-            names = []
-            for index, entry in enumerate(outputs):
-                name, flag = _output(entry, f"outputs[{index}]", default)
-                if name in names:
-                    raise FeedError(f"outputs[{index}]: {name!r} is there twice")
-                names.append(name)
-                binary |= {name} if flag else set()
-        return cls(
-            names=names,
-            binary=frozenset(binary),
-            binary_default=default,
-            raw=_flag(asked, "raw"),
-            statistics=_flag(asked, "statistics"),
-            id=identity,
-        )
 
 
 class ModelHost:
@@ -171,8 +130,8 @@ class ModelHost:
         began = time.perf_counter()
         model = self.model(name, version)
         head, feeds = decode(body, length, "inputs", self._limits.json)
-        wanted = _Wanted.of(head)
-        _require_small(model, wanted, feeds, self._limits)
+        wanted = Wanted.of(head)
+        require_small(model.session, wanted, feeds, self._limits)
         decoded = time.perf_counter()
         outputs = self._run(model, wanted, feeds, began + self._limits.seconds - waited)
         statistics = model.session.last_run
@@ -211,7 +170,7 @@ class ModelHost:
         self.accelerator.close()
 
     def _run(
-        self, model: LoadedModel, wanted: _Wanted, feeds: Mapping[str, Array], deadline: float
+        self, model: LoadedModel, wanted: Wanted, feeds: Mapping[str, Array], deadline: float
     ) -> list[Array]:
         """Run; if the device failed, it is made usable again before the error is told."""
         self._ensure_usable()
@@ -252,47 +211,7 @@ class ModelHost:
         return True
 
 
-def _require_small(
-    model: LoadedModel, wanted: _Wanted, feeds: Mapping[str, Array], limits: Limits
-) -> None:
-    """Refuse what would be answered with more than the limit, before it is computed."""
-    samples = max(len(array) for array in feeds.values())
-    outputs = model.session.get_outputs()
-    names = wanted.names or [tensor.name for tensor in outputs]
-    known = [tensor.name for tensor in outputs]
-    known += [*model.session.get_intermediates(), *model.session.get_device_outputs()]
-    size = 0
-    for name in names:
-        if name not in known:
-            raise FeedError(f"the model has no output {name!r}, it has {', '.join(known[:20])}")
-        binary = name in wanted.binary or (wanted.binary_default and wanted.names is None)
-        size += samples * sample_bytes(model.artifact, name) * (1 if binary else JSON_GROWTH)
-    if size > limits.body:
-        raise Problem(
-            TOO_LARGE,
-            f"the answer could have {size:,} bytes, the limit is {limits.body:,}: send fewer "
-            "samples, or ask for binary data",
-        )
-
-
-def _output(entry: Any, where: str, default: bool) -> tuple[str, bool]:
-    """Name of a wanted output, and whether it is wanted as binary data."""
-    if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
-        raise FeedError(f"{where} is an object with a name")
-    asked = parameters(entry, where)
-    if asked.get("classification"):
-        raise FeedError(f"{where}: classification is not supported")
-    return entry["name"], _flag(asked, "binary_data", default)
-
-
-def _flag(asked: Json, name: str, default: bool = False) -> bool:
-    value = asked.get(name, default)
-    if type(value) is not bool:
-        raise FeedError(f"the parameter {name} is true or false")
-    return value
-
-
-def _head(model: LoadedModel, wanted: _Wanted | None) -> Json:
+def _head(model: LoadedModel, wanted: Wanted | None) -> Json:
     head: Json = {"model_name": model.name, "model_version": model.version}
     if wanted is not None and wanted.id is not None:
         head["id"] = wanted.id

@@ -187,7 +187,6 @@ class Server:
 
     def status(self) -> Json:
         """Everything that the status page shows."""
-        bitstream = getattr(getattr(self.accelerator, "board", None), "bitstream", None)
         return {
             "version": __version__,
             "uptime_seconds": time.monotonic() - self._began,
@@ -197,7 +196,7 @@ class Server:
                 "name": self.accelerator.name,
                 "state": self.accelerator.state,
                 "usable": self.accelerator.usable,
-                "bitstream": None if bitstream is None else str(bitstream.path),
+                "bitstream": self.accelerator.bitstream,
                 "failures": self.host.failures,
                 "recoveries": self.host.recoveries,
             },

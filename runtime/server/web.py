@@ -63,6 +63,7 @@ class Endpoint(RequestHandler):
         self._held = 0
         self._task: asyncio.Task[Any] | None = None
         self.began = time.perf_counter()
+        self.sent = 0
         self.note: Mapping[str, str] = {}
 
     @property
@@ -145,7 +146,7 @@ class Endpoint(RequestHandler):
             self.set_header("Allow", ", ".join(sorted(self._routes)))
         if self._unread:
             self.set_header("Connection", "close")
-        self.finish(json.dumps({"error": message}))
+        self._end(json.dumps({"error": message}).encode())
 
     async def _respond(self, names: Mapping[str, str | None]) -> None:
         """The route's answer; a client that has gone away gets none."""
@@ -180,7 +181,11 @@ class Endpoint(RequestHandler):
             self.set_header(name, value)
         if answer.status == UNREADY:
             self.set_header("Retry-After", str(RETRY_SECONDS))
-        self.finish(answer.body)
+        self._end(answer.body)
+
+    def _end(self, body: bytes) -> None:
+        self.sent = len(body)
+        self.finish(body)
 
     def _admit(self) -> None:
         """Who asks, and how much they announce; raises Problem."""
@@ -296,15 +301,14 @@ def _log(handler: RequestHandler) -> None:
     request, route = handler.request, handler.route
     seconds = time.perf_counter() - handler.began
     received = int(re.sub("[^0-9]", "", request.headers.get("Content-Length", "")[:15]) or 0)
-    sent = int(handler._headers.get("Content-Length", "0"))
     name = route.name if route is not None else "other"
-    handler._server.counters.count(name, handler.get_status(), seconds, received, sent)
+    handler._server.counters.count(name, handler.get_status(), seconds, received, handler.sent)
     extra = "".join(f" {key}={value}" for key, value in handler.note.items())
     path = request.path[:200].encode("unicode_escape").decode()
     log.info(
         "%s %s %s %d %.2fms in=%d out=%d%s",
         request.remote_ip, request.method, path, handler.get_status(),
-        1000 * seconds, received, sent, extra,
+        1000 * seconds, received, handler.sent, extra,
     )
 
 
