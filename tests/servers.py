@@ -10,7 +10,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -194,3 +195,11 @@ def json_request(features: int = 12, **changes: Any) -> dict[str, Any]:
     x = rows(1, features)["x"]
     tensor = {"name": "x", "shape": [1, features], "datatype": "FP32", "data": x[0].tolist()}
     return {"inputs": [{**tensor, **changes}]}
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 10) -> None:
+    """Return once `condition` holds; fail if it does not within `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

@@ -23,7 +23,16 @@ from vtaflow.runtime.client import Answer, Client
 from vtaflow.runtime.openinference import encode
 from vtaflow.runtime.runner import LocalRunner
 
-from .servers import TOKEN, Running, json_request, network, process, rows, serving
+from .servers import (
+    TOKEN,
+    Running,
+    json_request,
+    network,
+    process,
+    rows,
+    serving,
+    wait_for,
+)
 
 from vtaflow.runtime.server.command import Settings, _token  # isort: skip
 from vtaflow.runtime.server.limits import Limits  # isort: skip
@@ -432,13 +441,6 @@ def test_limits_on_json_answers_and_bodies_held(tmp_path: Path) -> None:
         assert status == 429 and "too many requests are arriving" in found["error"]
         slow.close()
         wait_for(lambda: running.server.held_bytes == 0)
-
-
-def wait_for(condition: Any, seconds: float = 10) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def test_slow_and_idle_connections_are_closed(tmp_path: Path) -> None:
