@@ -42,6 +42,14 @@ LAYER_SAMPLES = 8
 EMULATOR, EMULATED = "emulator", "pynq"
 DATA_TITLE = "data (REF: FILE.npz#key, FILE.npz, FILE.npy or a folder; raw, as the recipe takes it)"
 CALIBRATION_METHODS = ("mse", "minmax", "percentile", "entropy")
+WEIGHT_ROUNDINGS = ("nearest", "compensated")
+QUANTISER_STEPS = {
+    "bias-correction": "correct biases by what rounding does to the means",
+    "input-offset": "give lopsided inputs a zero point",
+    "activation-offsets": "give activations that are never negative a zero point",
+}
+"""Steps of the quantiser that can be left out -> what each does."""
+
 
 Options = argparse.Namespace
 Array = Any
@@ -189,6 +197,13 @@ def _add_compilation(parser: argparse.ArgumentParser, target: str | None = "sim"
     group = parser.add_argument_group("compilation")
     group.add_argument("--calib", metavar="REF", help="calibration samples")
     group.add_argument("--calib-method", choices=CALIBRATION_METHODS, default="mse")
+    group.add_argument("--weight-rounding", choices=WEIGHT_ROUNDINGS, default="nearest",
+                       help="compensated: each weight makes up for the errors of those before it")
+    group.add_argument("--equalise", action="store_true",
+                       help="even out the ranges of channels across layers first")
+    for name, what in QUANTISER_STEPS.items():
+        group.add_argument(f"--no-{name}", dest=_identifier(name), action="store_false",
+                           help=f"do not {what}")
     group.add_argument("--batch", type=_positive, default=1, metavar="N", help="compiled batch")
     group.add_argument("--place", type=_placement, action="append", default=[],
                        metavar="NODE=DEVICE", help="put an ONNX node on vta or host")
@@ -205,6 +220,10 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--min-sqnr", type=float, metavar="DB", help="for every output")
     group.add_argument("--max-drop", type=float, metavar="POINTS",
                        help="of accuracy, in percentage points")
+
+
+def _identifier(option: str) -> str:
+    return option.replace("-", "_")
 
 
 def _positive(text: str) -> int:
@@ -704,6 +723,9 @@ def _compile_options_of(
     return CompileOptions(
         batch=options.batch,
         calibration_method=options.calib_method,
+        weight_rounding=options.weight_rounding,
+        equalise=options.equalise,
+        **{name: getattr(options, name) for name in map(_identifier, QUANTISER_STEPS)},
         placement=dict(options.place),
         schedules=schedules,
         keep_intermediates=options.keep_intermediates,

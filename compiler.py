@@ -83,17 +83,19 @@ class Stopped(Exception):
 class CompileOptions:
     """Everything that may differ between two compilations of a model for a target.
 
-    `batch` is the compiled batch; `bias_correction`, `input_offset` and `weight_rounding` are
-    those of graph.passes.quantise, `equalise` evens out channels first; `placement` maps ONNX
-    nodes to "vta" or "host"; `schedules` maps layers to schedule fields; `preprocessing` is the
-    note kept for the artifact; `dump` is called with a stage's name and its result as text;
-    `progress` with the number of calibration samples done; `seed` feeds random calibration.
+    `batch` is the compiled batch; `bias_correction`, `input_offset`, `activation_offsets` and
+    `weight_rounding` are those of graph.passes.quantise, `equalise` evens out channels first;
+    `placement` maps ONNX nodes to "vta" or "host"; `schedules` maps layers to schedule fields;
+    `preprocessing` is the note kept for the artifact; `dump` is called with a stage's name and its
+    result as text; `progress` with the number of calibration samples done; `seed` feeds random
+    calibration.
     """
 
     batch: int = 1
     calibration_method: str = "mse"
     bias_correction: bool = True
     input_offset: bool = True
+    activation_offsets: bool = True
     weight_rounding: str = "nearest"
     equalise: bool = False
     placement: Mapping[str, str] = field(default_factory=dict)
@@ -163,6 +165,7 @@ def compile(
         bias_correction=options.bias_correction,
         warn=warnings.append,
         input_offset=options.input_offset,
+        activation_offsets=options.activation_offsets,
         weight_rounding=options.weight_rounding,
     )
     stages = [

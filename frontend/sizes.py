@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from math import floor, isfinite
 from typing import Any
 
@@ -72,43 +72,57 @@ def _resized(
     ):
         if given not in known:
             raise Unsupported(f"{what} {given!r} is not supported")
-    shape = call.shape()
     if len(scales or sizes or ()) != len(axes):
         raise ValueError(f"has sizes for {len(scales or sizes or ())} axes of {len(axes)}")
     crops = transformation == "tf_crop_and_resize"
-    roi = call.fixed(1, "roi") if crops else []
-    if crops and len(roi) != 2 * len(axes):
-        raise ValueError(f"roi has {len(roi)} entries, needs {2 * len(axes)}")
-    kept: list[int] = []
-    factors: list[float] = []
-    results: list[int] = []
-    for place, axis in enumerate(axes):
-        if sizes is not None:
-            result, factor = sizes[place], sizes[place] / shape[axis]
-        else:
-            assert scales is not None
-            factor = float(scales[place])
-            if not (isfinite(factor) and factor > 0):
-                raise ValueError(f"scale {factor} is not positive")
-            result = floor(float(np.float32(factor) * np.float32(shape[axis])))
-        whole = not crops or (roi[place], roi[len(axes) + place]) == (0, 1)
-        if not (whole and factor == 1 and result == shape[axis]):
-            kept.append(place)
-            factors.append(factor)
-            results.append(result)
+    changed = []
+    for axis, (size, scale), part in zip(
+        axes, _results(call, axes, scales, sizes), _parts(call, axes, crops), strict=True
+    ):
+        if (size, scale, part) != (call.shape()[axis], 1, (0, 1)):
+            changed.append((axis, size, scale, part))
     attrs: dict[str, Any] = {
-        "axes": tuple(axes[place] for place in kept),
-        "sizes": tuple(results),
-        "scales": tuple(factors),
+        "axes": tuple(axis for axis, *_ in changed),
+        "sizes": tuple(size for _, size, *_ in changed),
+        "scales": tuple(scale for _, _, scale, _ in changed),
         "mode": mode,
         "coordinate_transformation_mode": transformation,
         "nearest_mode": nearest,
     }
     if crops:
-        attrs["roi"] = tuple(roi[place] for place in kept)
-        attrs["roi"] += tuple(roi[len(axes) + place] for place in kept)
-        attrs["extrapolation_value"] = call.attributes["extrapolation_value"]
+        starts, ends = zip(*(part for *_, part in changed), strict=True) if changed else ((), ())
+        attrs.update(roi=(*starts, *ends))
+        attrs.update(extrapolation_value=call.attributes["extrapolation_value"])
     return call.inputs[:1], attrs
+
+
+def _results(
+    call: Call,
+    axes: Sequence[int],
+    scales: Sequence[float] | None,
+    sizes: Sequence[int] | None,
+) -> Iterator[tuple[int, float]]:
+    """Size of the result and scale for each of `axes`, from one or the other."""
+    for place, axis in enumerate(axes):
+        before = call.shape()[axis]
+        if scales is None:
+            assert sizes is not None
+            yield sizes[place], sizes[place] / before
+            continue
+        scale = float(scales[place])
+        if not (isfinite(scale) and scale > 0):
+            raise ValueError(f"scale {scale} is not positive")
+        yield floor(float(np.float32(scale) * np.float32(before))), scale
+
+
+def _parts(call: Call, axes: Sequence[int], crops: bool) -> list[tuple[float, float]]:
+    """Where the part of each of `axes` that is resized begins and ends, in parts of the whole."""
+    if not crops:
+        return [(0, 1)] * len(axes)
+    roi = call.fixed(1, "roi")
+    if len(roi) != 2 * len(axes):
+        raise ValueError(f"roi has {len(roi)} entries, needs {2 * len(axes)}")
+    return list(zip(roi[: len(axes)], roi[len(axes) :], strict=True))
 
 
 def pad(call: Call) -> Converted:

@@ -152,6 +152,8 @@ class Walk:
             except ValueError as error:
                 raise ValueError(f"its result {error}") from None
         known = derive(node, self.types, self.known, _SHAPE_BYTES)
+        for result in node.outputs:  # a name may be taken twice, which has been reported
+            self.known.pop(result, None)
         self.known.update(known)
         for kind in kinds.values():
             if 0 in kind.shape and not known:

@@ -32,6 +32,8 @@ def conv_transpose(call: Call) -> Converted:
     if wanted is None and not same:
         pads = (0,) * 2 * len(kernel) if auto == "VALID" else _given_pads(call)
         return call.inputs, {**attrs, "pads": pads}
+    if wanted and len(wanted) < len(kernel):
+        raise ValueError(f"output_shape {text(tuple(wanted))} has an entry for not every axis")
     ends = []
     for axis, size in enumerate(_spatial(call)):
         reach = (kernel[axis] - 1) * dilations[axis] + 1

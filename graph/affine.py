@@ -21,17 +21,27 @@ class Affine:
 
 
 def affine(graph: Graph, node: Node) -> Affine | None:
-    """`node` as an Affine of a float32 activation of its own shape, if it is one.
+    """`node` as an Affine of a float32 activation of its own shape, if it is a finite one.
 
     That is BatchNormalization and Add, Sub, Mul, Div by a constant.
     """
     kind = graph.types[node.outputs[0]]
     if len(kind.shape) < 2 or kind.dtype != "float32":
         return None
-    if node.op == "BatchNormalization":
-        return _batch_normalization(graph.constants, node)
-    if node.op not in ("Add", "Sub", "Mul", "Div"):
+    with np.errstate(all="ignore"):
+        if node.op == "BatchNormalization":
+            found = _batch_normalization(graph.constants, node)
+        elif node.op in ("Add", "Sub", "Mul", "Div"):
+            found = _arithmetic(graph, node)
+        else:
+            found = None
+    if found is None or graph.types[found.operand].shape != kind.shape:
         return None
+    finite = np.isfinite(found.scale).all() and np.isfinite(found.shift).all()
+    return found if finite else None
+
+
+def _arithmetic(graph: Graph, node: Node) -> Affine | None:
     left, right = node.inputs
     if right in graph.constants and left not in graph.constants:
         operand, constant, sign = left, graph.constants[right], 1.0
@@ -39,17 +49,15 @@ def affine(graph: Graph, node: Node) -> Affine | None:
         operand, constant, sign = right, graph.constants[left], -1.0
     else:
         return None
-    vector = per_channel(constant, kind.shape)
-    if vector is None or graph.types[operand].shape != kind.shape:
+    vector = per_channel(constant, graph.types[node.outputs[0]].shape)
+    if vector is None:
         return None
     ones, zeros = np.ones(len(vector)), np.zeros(len(vector))
     if node.op == "Add":
         return Affine(operand, ones, vector)
     if node.op == "Sub":
         return Affine(operand, ones * sign, vector * -sign)
-    if node.op == "Mul":
-        return Affine(operand, vector, zeros)
-    return Affine(operand, 1 / vector, zeros) if vector.all() else None
+    return Affine(operand, vector if node.op == "Mul" else 1 / vector, zeros)
 
 
 def per_channel(constant: Array, shape: tuple[int, ...]) -> Array | None:
@@ -67,7 +75,5 @@ def _batch_normalization(constants: Mapping[str, Array], node: Node) -> Affine |
     if operand in constants or not all(name in constants for name in names):
         return None
     scale, offset, mean, var = (constants[name].astype(np.float64) for name in names)
-    if (var + node.attrs["epsilon"] <= 0).any():
-        return None
     factor = scale / np.sqrt(var + node.attrs["epsilon"])
     return Affine(operand, factor, offset - mean * factor)

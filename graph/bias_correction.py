@@ -27,11 +27,11 @@ def correct(
     the same positions, (rows, channels); so is the int8 `residual` of a layer that adds one.
     """
     steps = layer.unrounded(products, residual)
-    if (layer.low, layer.high) == (LOWEST, HIGHEST):
-        error = reference.mean(axis=0, dtype=np.float64) / layer.grid.out_scale
-        error -= steps.mean(axis=0, dtype=np.float64)
+    wanted = reference / np.float32(layer.grid.out_scale) + layer.grid.zero_point
+    if (layer.low, layer.high) == (LOWEST, HIGHEST) and not layer.grid.zero_point:
+        error = wanted.mean(axis=0, dtype=np.float64) - steps.mean(axis=0, dtype=np.float64)
     else:
-        error = _after_activation(layer, steps, reference / layer.grid.out_scale)
+        error = _after_activation(layer, steps, wanted)
     return layer.corrected(error * layer.grid.out_scale)
 
 

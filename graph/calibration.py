@@ -8,14 +8,14 @@ are sized by what they produce, and only histograms outlive them.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 
 import numpy as np
 
 from ..errors import DataError
 from ..ops.types import Array, TensorType, bytes_of
-from .estimators import ESTIMATORS, Histogram
+from .estimators import ESTIMATORS, STEPS, Histogram
 from .graph import Graph
 from .interpret import interpret
 from .layers import device_layers
@@ -33,13 +33,27 @@ class Calibration:
     `samples` maps each graph input to an array (n, ...), few enough that the integers of a layer
     may be held for all of them; empty where there are none. `references` maps every layer's result
     to what it is on these samples at sampled positions, (rows, channels), and `seen` every value
-    to its histogram; both may be missing.
+    to its histogram; both may be missing. `method` is the one of ESTIMATORS that found the limits.
     """
 
     limits: Mapping[str, float]
     samples: Mapping[str, Array]
     references: Mapping[str, Array] = field(default_factory=dict)
     seen: Mapping[str, Histogram] = field(default_factory=dict)
+    method: str = "mse"
+
+    def limit(self, value: str, steps: int = STEPS) -> float:
+        """The limit of `value` where its integers reach up to `steps`."""
+        if steps == STEPS or value not in self.seen:
+            return self.limits[value]
+        seen = self.seen[value]
+        return ESTIMATORS[self.method](seen, steps) if seen.peak else self.limits[value]
+
+    def with_limits(self, stated: Mapping[str, float]) -> Calibration:
+        """The same with the `stated` limits in place of those that were found."""
+        limits = {name: stated.get(name, limit) for name, limit in self.limits.items()}
+        seen = {name: each for name, each in self.seen.items() if name not in stated}
+        return replace(self, limits=limits, seen=seen)
 
 
 def calibrate(
@@ -77,7 +91,7 @@ def calibrate(
     estimate = ESTIMATORS[method]
     limits = {name: estimate(each) if each.peak else 1.0 for name, each in seen.items()}
     references = {name: np.concatenate(parts) for name, parts in rows.items()}
-    return Calibration(limits, _feeds(graph, data, 0, few), references, seen)
+    return Calibration(limits, _feeds(graph, data, 0, few), references, seen, method)
 
 
 def quantised_values(graph: Graph) -> tuple[str, ...]:

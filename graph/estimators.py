@@ -1,20 +1,22 @@
 """Estimators: from the values that calibration saw to the limit that the quantiser clips at.
 
 A `Histogram` of absolute values is all that is kept of a tensor, in bounded memory whatever the
-amount of data. An estimator maps it to a limit T > 0; the scale is then T / 127.
+amount of data. An estimator maps it to a limit T > 0; the scale is then T / steps, where steps is
+127, or more where a value has more integers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Protocol
 
 import numpy as np
 
 from ..ops.types import Array
 
 BINS = 4096
-_STEPS = 127
-_LEVELS = _STEPS + 1  # non-negative ones, for the entropy estimator
+STEPS = 127
+"""Integers above 0."""
+_LEVELS = STEPS + 1  # non-negative ones, for the entropy estimator
 _LEAST_BINS, _WELL_FILLED, _LEAST_KEPT = 512, 16, 0.99
 _PERCENTILE = 99.99
 _SMALLEST = 1e-30  # as good as zero, and too small for float32 to divide by
@@ -61,12 +63,12 @@ class Histogram:
         return (np.arange(BINS) + 0.5) * (self.reach / BINS)
 
 
-def minmax(seen: Histogram) -> float:
+def minmax(seen: Histogram, steps: int = STEPS) -> float:
     """The largest absolute value: nothing is clipped."""
     return seen.peak
 
 
-def percentile(seen: Histogram) -> float:
+def percentile(seen: Histogram, steps: int = STEPS) -> float:
     """The value that all but one in 10,000 stay within, zeros included."""
     outside = (seen.zeros + seen.counts.sum()) * (1 - _PERCENTILE / 100)
     above = np.cumsum(seen.counts[::-1])[::-1]  # values in this bin or a higher one
@@ -74,30 +76,33 @@ def percentile(seen: Histogram) -> float:
     return min(seen.peak, (last + 1) * seen.reach / BINS)
 
 
-def mse(seen: Histogram) -> float:
+def mse(seen: Histogram, steps: int = STEPS) -> float:
     """The limit with the least mean squared error of rounding and clipping together."""
     used = seen.counts > 0
     centres, counts = seen.centres[used], seen.counts[used].astype(np.float64)
     limits = seen.peak * np.exp2(-np.arange(160) / 32)
-    errors = [_noise(centres, counts, float(limit)) for limit in limits]
+    errors = [_noise(centres, counts, float(limit), steps) for limit in limits]
     return float(limits[np.argmin(errors)])
 
 
-def relative_noise(seen: Histogram, limit: float) -> float:
-    """The power of what rounding and clipping at `limit` add, over the power of the values."""
+def relative_noise(seen: Histogram, limit: float, steps: int = STEPS) -> float:
+    """The power of what rounding and clipping at `limit` add, over the power of the values.
+
+    `steps` lie between 0 and the limit.
+    """
     used = seen.counts > 0
     centres, counts = seen.centres[used], seen.counts[used].astype(np.float64)
     power = counts @ centres**2
-    return float(_noise(centres, counts, limit) / power) if power else 0.0
+    return float(_noise(centres, counts, limit, steps) / power) if power else 0.0
 
 
-def _noise(centres: Array, counts: Array, limit: float) -> float:
-    step = limit / _STEPS
-    quantised = np.minimum(np.rint(centres / step), _STEPS) * step
+def _noise(centres: Array, counts: Array, limit: float, steps: int) -> float:
+    step = limit / steps
+    quantised = np.minimum(np.rint(centres / step), steps) * step
     return float(counts @ (centres - quantised) ** 2)
 
 
-def entropy(seen: Histogram) -> float:
+def entropy(seen: Histogram, steps: int = STEPS) -> float:
     """The limit whose quantised distribution diverges least (Kullback-Leibler) from the clipped.
 
     The method of TensorRT's calibrator (S. Migacz, "8-bit inference with TensorRT", GTC 2017),
@@ -137,7 +142,13 @@ def _divergence(counts: Array, bins: int) -> float:
     return float((p[used] * np.log(p[used] / q[used])).sum() + missed - chance)
 
 
-ESTIMATORS: dict[str, Callable[[Histogram], float]] = {
+class Estimator(Protocol):
+    """A way to find the limit that `steps` steps reach."""
+
+    def __call__(self, seen: Histogram, steps: int = STEPS) -> float: ...
+
+
+ESTIMATORS: dict[str, Estimator] = {
     "mse": mse,
     "minmax": minmax,
     "percentile": percentile,

@@ -77,9 +77,9 @@ def layer_quality(
         expected = interpret(part, feeds, keep=kept)
         given = _logical_values(quantised, feeds, integers)
         for node in layers:
-            scale = quantised.types[node.outputs[0]].scale
-            assert scale is not None  # it is an activation on VTA
-            values = given[node.outputs[0]] * scale
+            kind = quantised.types[node.outputs[0]]
+            assert kind.scale is not None  # it is an activation on VTA
+            values = (given[node.outputs[0]].astype(np.float32) - kind.zero_point) * kind.scale
             result[node.name].add(expected[floats[node.name]], values)
     return result
 

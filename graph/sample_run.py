@@ -63,11 +63,14 @@ class SampleRun:
         rows = rows_of(products, 0, self.count)
         return correct(layer, rows, reference, beside), products
 
-    def compensated(self, layer: IntegerLayer, weight: Array, x: str, attrs: Attrs) -> IntegerLayer:
+    def compensated(
+        self, layer: IntegerLayer, weight: Array, x: str, attrs: Attrs, zero_point: int
+    ) -> IntegerLayer:
         """The layer with its weights rounded for the integers `x`."""
         if is_exact(layer.grid, weight):
             return layer
-        rows = patches(self.values[x], weight, attrs, self.count)
+        centred = self.values[x].astype(np.int16) - np.int16(zero_point)
+        rows = patches(centred, weight, attrs, self.count)
         if rows is None:
             return layer
         return replace(layer, weights=compensated(layer.grid, weight, rows))

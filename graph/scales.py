@@ -4,6 +4,10 @@ A value that is only moved or pooled keeps its scale, and the inputs of a Concat
 reads take that of the result. A residual and the sum it joins are a power of two apart. Every other
 scale is free. Where values that should share a scale cannot, one of them is requantised: the
 reader gets a copy.
+
+Zero is the integer 0, since that is what padding inserts. What nobody pads may have another zero
+point: a value that is never negative has the least integer for zero, and so twice the steps. The
+zero point of a layer's operand goes into its bias.
 """
 
 from __future__ import annotations
@@ -19,8 +23,9 @@ from ..ops.types import Array
 from .calibration import Calibration
 from .estimators import Histogram, relative_noise
 from .graph import Graph, Node
-from .layers import device_layers, residual_of
+from .layers import LAYERS, device_layers, residual_of
 from .shift_grid import WEIGHT_LIMIT, Meeting, room_for_fraction
+from .signs import non_negative
 
 MOVES = ("Flatten", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze")
 """Host operators that move elements without changing them, in integers as in float."""
@@ -39,28 +44,33 @@ Port = tuple[str, int]
 class Scales:
     """The scale of every value that is an integer somewhere, by its float name.
 
-    `zero_points` has the model's inputs that are quantised with an offset. `copies` maps the
-    inputs of nodes that read a requantised copy to the copy's scale.
+    `zero_points` has the values whose zero is not 0. `copies` maps the inputs of nodes that read
+    a requantised copy to the copy's scale and zero point.
     """
 
     of: Mapping[str, float]
     zero_points: Mapping[str, int]
-    copies: Mapping[Port, float]
+    copies: Mapping[Port, tuple[float, int]]
 
 
-def plan_scales(graph: Graph, calibration: Calibration, input_offset: bool = True) -> Scales:
+def plan_scales(
+    graph: Graph, calibration: Calibration, input_offset: bool = True, activation_offsets: bool = True
+) -> Scales:
     """Scales for the placed float graph, near those that calibration found.
 
-    `input_offset` lets lopsided inputs of the model have a zero point other than 0.
+    `input_offset` lets lopsided inputs of the model have a zero point other than 0, and
+    `activation_offsets` what layers make.
     """
     plan = _Plan(graph, calibration)
+    if activation_offsets:
+        plan.find_offsets()
     for round_number in range(_ROUNDS):
         if round_number == _ROUNDS // 2:  # scales that drive each other up are set apart
             plan.apart.update(port for port, _, _ in plan.residuals)
         scales = plan.solve()
         if not plan.raise_floors(scales) and not plan.part_residuals(scales):
             break
-    zero_points: dict[str, int] = {}
+    zero_points = {value: LOWEST for value in scales if plan.root(value) in plan.offset}
     if input_offset:
         for value in _offset_inputs(graph):
             found = _offset(calibration, value, scales[value])
@@ -80,6 +90,7 @@ class _Plan:
     copied: dict[Port, tuple[str, str]] = field(default_factory=dict)  # -> value, Concat's result
     apart: set[Port] = field(default_factory=set)  # residuals that are requantised
     floors: dict[str, float] = field(default_factory=dict)
+    offset: set[str] = field(default_factory=set)  # roots whose zero is the least integer
 
     def __post_init__(self) -> None:
         born: set[str] = set()  # float values that come from VTA as integers
@@ -118,6 +129,20 @@ class _Plan:
             return True
         return self._leads_only_here(producer.inputs[0], producer, readers)
 
+    def find_offsets(self) -> None:
+        """Find the roots of values that are never negative and never padded."""
+        producers, readers = self.graph.producers(), self.graph.consumers()
+        positive = non_negative(self.graph)
+        barred = set()
+        values = dict.fromkeys((*self.calibration.limits, *self.ties))
+        for value in values:
+            maker, after = producers.get(value), readers.get(value, ())
+            made = maker is not None and maker.device == "vta" and value in positive
+            taken = all(_takes_offset(one) for one in after)
+            if not made or not taken or value in self.graph.outputs:
+                barred.add(self.root(value))
+        self.offset = {self.root(value) for value in values} - barred
+
     def root(self, value: str) -> str:
         """The value that stands for all that share the scale of `value`."""
         while value in self.ties:
@@ -153,8 +178,12 @@ class _Plan:
         return list({id(group): group for group in groups.values()}.values())
 
     def _wanted(self, root: str) -> float:
-        limit = self.calibration.limits[root]
-        return max(limit / HIGHEST, _SMALLEST_SCALE)
+        steps = self._steps(root)
+        return max(self.calibration.limit(root, steps) / steps, _SMALLEST_SCALE)
+
+    def _steps(self, root: str) -> int:
+        """Steps between zero and the greatest integer."""
+        return HIGHEST - LOWEST if root in self.offset else HIGHEST
 
     def _lowest(self, root: str) -> float:
         return max(self._wanted(root), self.floors.get(root, 0.0))
@@ -186,7 +215,8 @@ class _Plan:
     def _noise(self, root: str, scale: float) -> float:
         seen = self.calibration.seen.get(root)
         if seen is not None:
-            return relative_noise(seen, scale * HIGHEST)
+            steps = self._steps(root)
+            return relative_noise(seen, scale * steps, steps)
         ratio = scale / self._wanted(root)
         return ratio**2 if ratio >= 1 else ratio**-4
 
@@ -240,15 +270,25 @@ class _Plan:
                 self.apart.add(port)
         return len(self.apart) > before
 
-    def copies(self, scales: Mapping[str, float]) -> dict[Port, float]:
-        """The scale of every requantised copy."""
-        found = {port: scales[result] for port, (_, result) in self.copied.items()}
+    def copies(self, scales: Mapping[str, float]) -> dict[Port, tuple[float, int]]:
+        """Scale and zero point of every requantised copy."""
+        found = {
+            port: (scales[result], LOWEST if self.root(result) in self.offset else 0)
+            for port, (_, result) in self.copied.items()
+        }
         for port, result, residual in self.residuals:
             if port in self.apart:
                 power = np.ceil(np.log2(scales[residual] / scales[result]))
                 power = float(np.clip(power, 0, MAX_RESIDUAL_SHIFT))
-                found[port] = scales[result] * 2.0**power
+                found[port] = scales[result] * 2.0**power, 0
         return found
+
+
+def _takes_offset(reader: Node) -> bool:
+    """Whether a node on VTA takes any zero point of what it reads."""
+    if reader.device != "vta" or reader.attrs.get("transposed", False):
+        return False
+    return reader.op not in LAYERS or max(reader.attrs.get("pads", (0,))) <= 0
 
 
 def _offset_inputs(graph: Graph) -> list[str]:

@@ -57,6 +57,8 @@ class ShiftGrid:
     out_scale: float
     shifts: Array  # int64 (O,)
     meeting: Meeting = ALONE
+    zero_point: int = 0
+    """Of the output: the integer that stands for 0."""
 
     @property
     def accumulator_scales(self) -> Array:
@@ -74,13 +76,14 @@ class ShiftGrid:
         return np.clip(steps, -WEIGHT_LIMIT, WEIGHT_LIMIT).astype(np.int8)
 
     def biases(self, bias: Array, weights: Array) -> tuple[Array, Array]:
-        """Real biases (O,) -> int32 with the rounding term folded in, and which saturated.
+        """Real biases (O,) -> int32 with rounding term and zero point, and which saturated.
 
         The rounding term of a channel that is not shifted is 0. `weights` are the int8 ones: a
         bias stops where the products could still wrap the accumulator.
         """
         rounding = np.where(self.shifts > 0, np.exp2(self.shifts - 1.0), 0.0)
         steps = np.rint(bias.astype(np.float64) / self.accumulator_scales) + rounding
+        steps += self.zero_point * np.exp2(self.shifts.astype(np.float64))
         reach = -LOWEST * np.abs(weights.reshape(len(bias), -1).astype(np.int64)).sum(axis=1)
         limit = np.maximum(np.iinfo(np.int32).max - reach, 0)
         folded = np.clip(steps, -limit, limit)
@@ -88,7 +91,8 @@ class ShiftGrid:
 
     def step(self, value: float) -> int:
         """A real value on the output's grid, clipped to it."""
-        return int(np.clip(np.rint(value / self.out_scale), LOWEST, HIGHEST))
+        steps = np.rint(value / self.out_scale) + self.zero_point
+        return int(np.clip(steps, LOWEST, HIGHEST))
 
 
 @dataclass(frozen=True)
@@ -131,10 +135,12 @@ class IntegerLayer:
         """The same layer with a real `bias` added."""
         return replace(self, bias=self.bias + bias)
 
-    def without_zero_point(self, zero_point: int) -> IntegerLayer:
-        """The same layer for an input whose integers are `zero_point` higher."""
+    def without_zero_points(self, x: int, residual: int) -> IntegerLayer:
+        """The same layer for inputs whose integers have these zero points."""
         sums = self.weights.reshape(len(self.bias), -1).astype(np.int64).sum(axis=1)
-        return self.corrected(-zero_point * sums * self.grid.accumulator_scales)
+        meeting = self.grid.meeting
+        added = residual * self.grid.out_scale * 2.0 ** (meeting.shift - meeting.fraction)
+        return self.corrected(-x * sums * self.grid.accumulator_scales - added)
 
     def epilogue(self, first: int) -> tuple[tuple[Step, ...], dict[str, Array]]:
         """The epilogue's steps, and the vectors that they read as inputs `first` and on.
@@ -170,7 +176,7 @@ class IntegerLayer:
         shifts = self.grid.shifts.astype(np.float64)
         bias = self.bias / self.grid.out_scale
         steps = products.astype(np.float32) * np.exp2(-shifts).astype(np.float32)
-        steps += bias.astype(np.float32)
+        steps += (bias + self.grid.zero_point).astype(np.float32)
         if residual is not None:
             meeting = self.grid.meeting
             steps += residual * np.float32(2.0 ** (meeting.shift - meeting.fraction))
@@ -195,7 +201,12 @@ def output_scale(weight: Array, in_scale: float, wanted: float) -> float:
 
 
 def choose(
-    weight: Array, bias: Array, in_scale: float, out_scale: float, meeting: Meeting = ALONE
+    weight: Array,
+    bias: Array,
+    in_scale: float,
+    out_scale: float,
+    meeting: Meeting = ALONE,
+    zero_point: int = 0,
 ) -> ShiftGrid:
     """The largest shifts that the weights, the biases and the hardware allow.
 
@@ -204,12 +215,13 @@ def choose(
     `meeting` may not keep more fractional bits than `room_for_fraction`.
     """
     by_weight, live = _shifts_by_weight(weight, in_scale, out_scale)
-    by_bias = _whole_log2(_BIAS_LIMIT * out_scale, np.abs(bias.astype(np.float64)))
+    offset = np.abs(bias.astype(np.float64)) + abs(zero_point) * out_scale
+    by_bias = _whole_log2(_BIAS_LIMIT * out_scale, offset)
     most = np.maximum(np.minimum(by_weight, by_bias), meeting.fraction)
     most[~live] = np.minimum(most[~live], most[live].max(initial=meeting.fraction))
     first = most - meeting.fraction
     shifts = np.minimum(first, _shared_part(first) + MAX_SHIFT) + meeting.fraction
-    return ShiftGrid(in_scale, out_scale, shifts, meeting)
+    return ShiftGrid(in_scale, out_scale, shifts, meeting, zero_point)
 
 
 def room_for_fraction(weight: Array, in_scale: float, out_scale: float) -> int:

@@ -49,8 +49,8 @@ def makes_non_negative(node: Node, known: set[str]) -> bool:
     """Whether no result of `node` is negative, if no value of `known` is."""
     if node.op in _ALWAYS:
         return True
-    low = node.attrs.get("min")
-    if node.op in ("Clip", "Dense", "FusedConv") and low is not None:
-        high = node.attrs.get("max")
-        return bool(low >= 0 and (high is None or high >= 0))
+    if node.op in ("Clip", "Dense", "FusedConv"):
+        low, high = node.attrs.get("min"), node.attrs.get("max")
+        positive = known.issuperset(node.inputs) or (low is not None and low >= 0)
+        return bool(positive and (high is None or high >= 0))
     return node.op in _LIKE_OPERANDS and known.issuperset(node.inputs)

@@ -39,7 +39,7 @@ def is_exact(grid: ShiftGrid, weight: Array) -> bool:
 
 
 def patches(x: Array, weight: Array, attrs: Attrs, total: int) -> Array | None:
-    """What int8 `x` feeds to sampled outputs of a layer, float32 (groups, rows, depth).
+    """What `x`, integers whose zero is 0, feeds to sampled outputs: float32 (groups, rows, depth).
 
     None for transposed convolutions.
     """

@@ -112,7 +112,7 @@ def _check_operand(step: Step, operands: Sequence[TensorType], output: TensorTyp
     if kind == "residual":
         wanted = TensorType(output.shape, "int8", output.layout)
         _check_shift(kind, step[2], MAX_RESIDUAL_SHIFT)
-    if replace(given, scale=None) != wanted:
+    if replace(given, scale=None, zero_point=0) != wanted:
         raise ValueError(f"epilogue step {kind!r} takes {wanted}, got {given}")
 
 

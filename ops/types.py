@@ -22,8 +22,7 @@ class TensorType:
 
     `shape` is logical (N, C, ...) whatever the layout; axis 0 is the batch for everything that
     is not a constant. `dtype` is NumPy's name. `scale` is set on quantised values: the real
-    value is `scale * (integer - zero_point)`. Only an input of the model, on its way to its first
-    layer, has a `zero_point` other than 0.
+    value is `scale * (integer - zero_point)`. What readers pad with zeros has `zero_point` 0.
     """
 
     shape: tuple[int, ...]

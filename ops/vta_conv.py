@@ -3,7 +3,8 @@
 Inputs: x int8 (N, C, H, W); weight int8 (O, C/group, kh, kw); then whatever the epilogue refers
 to. Attributes are ONNX's (`strides`, `pads`, `dilations`, `group`; `transposed` with
 `output_padding` for ConvTranspose, whose weights stand here with the output channels first) and
-`epilogue`, `scale` of the output, `layout` of the output and `in_layout` of x.
+`epilogue`, `scale` of the output and its `zero_point` if that is not 0, `layout` of the output and
+`in_layout` of x.
 
 Weights stay logical: the schedule packs them in the order in which it reads them. Padding lanes
 are computed as the hardware computes them, with zero weights, biases and shifts.
@@ -33,7 +34,8 @@ def _infer(kinds: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
     if x.zero_point and any(attrs["pads"]):
         raise ValueError(f"pads with 0, the zero point of x is {x.zero_point}")
     shape = output_shape(x.shape, outputs, windows(attrs, kernel))
-    output = TensorType(shape, "int8", attrs["layout"], float(attrs["scale"]))
+    quantisation = float(attrs["scale"]), attrs.get("zero_point", 0)
+    output = TensorType(shape, "int8", attrs["layout"], *quantisation)
     epilogue.check(attrs["epilogue"], kinds, output)
     return [output]
 

@@ -2,7 +2,8 @@
 
 Inputs: x int8 (N, I); weight int8 (O, I), or (O/BLOCK, I/BLOCK, BLOCK, BLOCK) once packed; then
 whatever the epilogue refers to. Attributes: `epilogue` (steps, see epilogue.py), `scale` of the
-output, `layout` of x and of the output and, once that is packed, `features` = (O, I).
+output and its `zero_point` if that is not 0, `layout` of x and of the output and, once that is
+packed, `features` = (O, I).
 
 Padding lanes are computed as the hardware computes them, with zero weights, biases and shifts,
 so that the stored bytes of a result are those that VTA writes.
@@ -42,7 +43,8 @@ def _infer(kinds: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
         raise ValueError(f"weights {weight} do not hold features {features} in layout {layout}")
     if x.shape[1] != features[1]:
         raise ValueError(f"x has {x.shape[1]} features, the weights take {features[1]}")
-    output = TensorType((x.shape[0], features[0]), "int8", layout, float(attrs["scale"]))
+    quantisation = float(attrs["scale"]), attrs.get("zero_point", 0)
+    output = TensorType((x.shape[0], features[0]), "int8", layout, *quantisation)
     epilogue.check(attrs["epilogue"], kinds, output)
     return [output]
 

@@ -197,7 +197,7 @@ def json_request(features: int = 12, **changes: Any) -> dict[str, Any]:
     return {"inputs": [{**tensor, **changes}]}
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 10) -> None:
+def wait_for(condition: Callable[..., bool], seconds: float = 10) -> None:
     """Return once `condition` holds; fail if it does not within `seconds`."""
     deadline = time.monotonic() + seconds
     while not condition():

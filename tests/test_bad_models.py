@@ -18,6 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 from vtaflow.errors import ModelError
 from vtaflow.frontend.converters import CONVERTERS
 from vtaflow.frontend.onnx_import import import_model, import_onnx
+from vtaflow.frontend.quantised import unquantised
 from vtaflow.frontend.tensors import to_array
 from vtaflow.graph.passes.simplify import simplify
 from vtaflow.ops.types import Array
@@ -287,6 +288,10 @@ REFUSALS: dict[str, Refusal] = {
         build([node("Relu", "x", "c"), node("Add", "x c")], VECTOR),
         "value 'c' is an input or initialiser and also made by a node",
     ),
+    "value made and given, in another shape": (
+        image(node("Abs", "x", "b"), node("MaxPool", "b", kernel_shape=[2, 2]), b=floats(3)),
+        "value 'b' is an input or initialiser and also made by a node",
+    ),
     "declared shape": (
         build([node("MatMul", "x w", "h"), node("Relu", "h")], SQUARE,
               value_info=[value("h", TensorProto.FLOAT, ("N", 5))]),
@@ -427,6 +432,10 @@ REFUSALS: dict[str, Refusal] = {
     "output larger than the kernel makes it": (
         image(node("ConvTranspose", "x w", output_shape=[9, 9])),
         "(ConvTranspose): output_shape [9,9] is larger than 8 on an axis",
+    ),
+    "output of another rank": (
+        image(node("ConvTranspose", "x w", output_shape=[7])),
+        "(ConvTranspose): output_shape [7] has an entry for not every axis",
     ),
     "huge padding": (
         image(node("Conv", "x w", pads=[2**40, 0, 0, 0])),
@@ -817,20 +826,104 @@ SMALL = build(
 ).SerializeToString()
 
 
-@settings(max_examples=300, deadline=None)
-@given(
-    st.lists(st.tuples(st.integers(0, len(SMALL) - 1), st.integers(0, 255)), min_size=1, max_size=4)
-)
-def test_damaged_models_are_imported_or_refused(changes: list[tuple[int, int]]) -> None:
-    data = bytearray(SMALL)
+def damaged(data: bytes, changes: list[tuple[int, int]]) -> None:
+    """Importing what is left of a model ends well or with a ModelError."""
+    changed = bytearray(data)
     for position, byte in changes:
-        data[position] = byte
+        changed[position % len(data)] = byte
     model = onnx.ModelProto()
     try:
-        model.ParseFromString(bytes(data))
-        simplify(import_model(model))
+        model.ParseFromString(bytes(changed))
+        simplify(unquantised(import_model(model)).graph)
     except (ModelError, DecodeError):
         pass
+
+
+CHANGES = st.lists(st.tuples(st.integers(0, 2**16), st.integers(0, 255)), min_size=1, max_size=4)
+
+
+@settings(max_examples=300, deadline=None)
+@given(CHANGES)
+def test_damaged_models_are_imported_or_refused(changes: list[tuple[int, int]]) -> None:
+    damaged(SMALL, changes)
+
+
+PICTURE = build(
+    [
+        node("Pad", "x p v", "a"),
+        node("Conv", "a w", "b", strides=[2, 1], dilations=[1, 2], auto_pad="SAME_LOWER"),
+        node("QuantizeLinear", "b s z", "q"),
+        node("MaxPool", "q", "m", kernel_shape=[2, 2], ceil_mode=1, pads=[1, 0, 0, 1]),
+        node("DequantizeLinear", "m s z", "c"),
+        node("AveragePool", "c", "d", kernel_shape=[1, 2], count_include_pad=1),
+        node("Resize", "d e f", "g", coordinate_transformation_mode="asymmetric"),
+        node("Split", "g l", "h i", axis=1),
+        node("ConvTranspose", "h k", "j", strides=[2, 2], output_padding=[1, 0]),
+        node("Sum", "j j t", "n"),
+        node("ReduceMean", "n", "o", axes=[2, 3], keepdims=0),
+        node("LeakyRelu", "o"),
+    ],
+    {
+        "p": ints(0, 0, 1, 1, 0, 0, 0, 1),
+        "v": np.asarray(np.float32(0)),
+        "w": floats(2, 1, 2, 2),
+        "s": np.asarray(np.float32(0.1)),
+        "z": np.asarray(np.uint8(3)),
+        "e": np.zeros(0, np.float32),
+        "f": np.array([1, 1, 2, 1.5], np.float32),
+        "l": ints(1, 1),
+        "k": floats(1, 2, 1, 2),
+        "t": floats(2, 1, 1),
+    },
+    {"x": ("N", 1, 4, 3)},
+    opset=17,
+).SerializeToString()
+
+
+def test_the_picture_is_fine() -> None:
+    model = onnx.ModelProto()
+    model.ParseFromString(PICTURE)
+    simplify(unquantised(import_model(model)).graph)
+
+
+@settings(max_examples=300, deadline=None)
+@given(CHANGES)
+def test_damaged_image_models_are_imported_or_refused(changes: list[tuple[int, int]]) -> None:
+    damaged(PICTURE, changes)
+
+
+EXTREMES = (-(2**63), -(2**31), -1, 0, 1, 7, 2**20, 2**31 - 1, 2**31, 2**40, 2**62, 2**63 - 1)
+
+
+def with_integer(model: onnx.ModelProto, place: int, number: int) -> None:
+    """Put `number` in place of one of the integers in attributes and initialisers."""
+    attributes = [each for part in model.graph.node for each in part.attribute]
+    lists = [each.ints for each in attributes if each.ints]
+    tensors = [each for each in model.graph.initializer if each.data_type == TensorProto.INT64]
+    places: list[Any] = [*attributes, *lists, *tensors]
+    chosen = places[place % len(places)]
+    if isinstance(chosen, onnx.AttributeProto):
+        chosen.i = number
+    elif isinstance(chosen, TensorProto):
+        values = np.array(numpy_helper.to_array(chosen))
+        values[place % len(values)] = number
+        chosen.CopyFrom(numpy_helper.from_array(values, chosen.name))
+    else:
+        chosen[place % len(chosen)] = number
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 2**16), st.sampled_from(EXTREMES)), min_size=1, max_size=3
+    )
+)
+def test_extreme_sizes_are_imported_or_refused(changes: list[tuple[int, int]]) -> None:
+    model = onnx.ModelProto()
+    model.ParseFromString(PICTURE)
+    for place, number in changes:
+        with_integer(model, place, number)
+    damaged(model.SerializeToString(), [])
 
 
 # External data

@@ -220,7 +220,9 @@ def test_layers_in_a_row_stay_in_integers() -> None:
     assert ops(graph) == ["Quantize", "VtaDense", "VtaDense", "VtaDense", "Dequantize"]
     layers = [node for node in graph.nodes if node.device == "vta"]
     assert [node.name for node in layers] == ["dense0", "dense1", "dense2"]
-    assert layers[0].attrs["epilogue"][-2:] == (("max", 0), ("min", 127))
+    assert layers[0].attrs["zero_point"] == -128  # where its Relu cuts off
+    assert layers[0].attrs["epilogue"][-2:] == (("max", -128), ("min", 127))
+    assert "zero_point" not in layers[2].attrs
     assert layers[2].attrs["epilogue"][-2:] == (("max", -128), ("min", 127))
     assert graph.outputs == ("dense2.y",) and graph.types["dense2.y"].dtype == "float32"
     assert layers[0].origin == ("onnx_dense0",) and layers[0].reason == "dense template"

@@ -14,6 +14,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from vtaflow.compiler import compile
 from vtaflow.errors import ModelError
 from vtaflow.frontend.expanders import EXPANDERS
 from vtaflow.frontend.onnx_import import import_model
@@ -388,6 +389,36 @@ def test_scales_computed_at_run_time() -> None:
     assert caught.value.problems == (
         "node 'q' (QuantizeLinear): its scale or zero point is computed at run time",
     )
+
+
+def test_a_compiled_model_has_a_row_for_every_node(tmp_path: Path) -> None:
+    """An operator that was imported as several is placed as what it is about."""
+    nodes = [
+        node("Flatten", "x", "f"),
+        node("QuantizeLinear", "f s z", "q", name="in"),
+        node("QGemm", "q s z w t m - l m", "g", name="layer", domain="com.microsoft"),
+        node("QLinearSigmoid", "g l m t m", "p", name="host", domain="com.microsoft"),
+        node("DequantizeLinear", "p t m", name="out"),
+    ]
+    constants = {
+        "w": np.arange(-12, 12, dtype=np.int8).reshape(8, 3),
+        "m": np.array(0, np.int8),
+        "l": scalar(0.25),
+    }
+    onnx.save(quantised_model(nodes, constants), tmp_path / "m.onnx")
+    compiled = compile(tmp_path / "m.onnx", "sim", X)
+    placed = compiled.artifact.manifest["placement"]
+    assert len(placed) == len(nodes)
+    assert {row["node"]: (row["op"], row["device"]) for row in placed} == {
+        "Flatten_0": ("Flatten", "host"),
+        "in": ("QuantizeLinear", "none"),
+        "layer": ("Gemm", "vta"),
+        "host": ("Sigmoid", "host"),
+        "out": ("DequantizeLinear", "none"),
+    }
+    assert not compiled.warnings
+    scale = compiled.integer.types["f.int8"].scale
+    assert scale is not None and round(scale * 127, 4) == 18.375  # as the model says
 
 
 REFUSED = {

@@ -170,6 +170,15 @@ def test_what_varies_within_a_channel_stays() -> None:
     assert kept == ["FusedConv", "Add", "FusedConv", "Mul"]
 
 
+def test_what_is_not_finite_is_not_folded() -> None:
+    net = Image().conv("a", "x").add("b", "Mul", "a k").normalise("c", "x").conv("d", "c")
+    net.constant("k", np.float32(np.inf))
+    net.constants["c.v"] = np.full(CHANNELS, -1, np.float32)
+    graph = make_conv(net.build("b", "d"))
+    kept = [node.op for node in fold_batch_normalization(graph).nodes]
+    assert sorted(kept) == ["BatchNormalization", "FusedConv", "FusedConv", "Mul"]
+
+
 def test_a_residual_is_not_scaled() -> None:
     net = Image().conv("a", "x").add("b", "Add", "a x").normalise("y", "b")
     graph = fuse_residual(make_conv(net.build()))

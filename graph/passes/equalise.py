@@ -12,8 +12,8 @@ Correction" (ICCV 2019); the spans are measured, as G. Xiao et al. do in "Smooth
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
@@ -21,10 +21,9 @@ import numpy as np
 from ...ops.epilogue import HIGHEST
 from ...ops.types import Array
 from ..calibration import batches
-from ..edit import free_name
 from ..graph import Graph, Node
 from ..interpret import interpret
-from ..layers import LAYERS, device_layers, residual_of
+from ..links import Rewrite, groups, links
 
 _SAMPLES = 16
 _BATCH_BYTES = 2**26  # of kept values at a time
@@ -33,14 +32,6 @@ _MOST = 16.0  # a channel that is hardly used would let its bias dwarf the other
 _LEAST_SPAN = 1e-6  # of the widest channel; narrower ones are dead
 _WEIGHT_STEPS = 90.0  # the largest weight of a channel lies between 64 and 127 steps
 _GAIN = 0.98  # the least part of the noise that must go
-
-
-@dataclass(frozen=True)
-class Link:
-    """A layer and the layers that alone read its result, perhaps through max-pools."""
-
-    maker: Node
-    readers: tuple[Node, ...]
 
 
 @dataclass
@@ -57,61 +48,29 @@ def equalise(graph: Graph, data: Mapping[str, Array]) -> Graph:
     `data` maps each input to samples (n, ...), of which the first few are looked at. The function
     of the graph stays the same up to rounding.
     """
-    links = list(_links(graph))
-    measured = _measure(graph, data, [link.maker.outputs[0] for link in links])
-    work = _Constants(graph)
-    for link in links:
+    scalable = [link for link in links(graph) if _is_scalable(link.maker)]
+    measured = _measure(graph, data, [link.maker.outputs[0] for link in scalable])
+    work = Rewrite(graph)
+    for link in scalable:
         maker, readers = link.maker, link.readers
         weights = [work.own(node, 1) for node in readers]
         columns = [
-            _by_input(work.arrays[name].astype(np.float64), _group(node))
+            _by_input(work.constants[name].astype(np.float64), groups(node))
             for name, node in zip(weights, readers, strict=True)
         ]
         factors = _factors(measured[maker.outputs[0]], columns, readers)
         for position in (1, 2):
             name = work.own(maker, position)
-            work.arrays[name] = _over(work.arrays[name], factors)
+            work.constants[name] = _over(work.constants[name], factors)
         for name, node, column in zip(weights, readers, columns, strict=True):
-            scaled = _by_input(_over(column, 1 / factors), _group(node))
-            work.arrays[name] = scaled.astype(np.float32)
-    return work.rebuilt()
+            scaled = _by_input(_over(column, 1 / factors), groups(node))
+            work.constants[name] = scaled.astype(np.float32)
+    return work.result()
 
 
-@dataclass
-class _Constants:
-    """Constants of the new graph: every layer that changes gets its own copies."""
-
-    graph: Graph
-    arrays: dict[str, Array] = field(init=False)
-    names: dict[tuple[str, int], str] = field(default_factory=dict)  # node, position -> copy
-    taken: set[str] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.arrays = dict(self.graph.constants)
-        self.taken = set(self.graph.types)
-
-    def own(self, node: Node, position: int) -> str:
-        """The name of the copy that `node` has of a constant input."""
-        key = node.name, position
-        if key not in self.names:
-            self.names[key] = free_name(f"{node.inputs[position]}.equalised", self.taken)
-            self.taken.add(self.names[key])
-            self.arrays[self.names[key]] = self.graph.constants[node.inputs[position]]
-        return self.names[key]
-
-    def rebuilt(self) -> Graph:
-        """The graph with the copies in place."""
-        nodes = [
-            replace(
-                node,
-                inputs=tuple(
-                    self.names.get((node.name, position), value)
-                    for position, value in enumerate(node.inputs)
-                ),
-            )
-            for node in self.graph.nodes
-        ]
-        return self.graph.rebuild(nodes=nodes, constants=self.arrays)
+def _is_scalable(maker: Node) -> bool:
+    """Whether a positive factor goes through the bounds of a layer: none, or Relu."""
+    return maker.attrs.get("min") in (None, 0.0) and maker.attrs.get("max") is None
 
 
 def _measure(
@@ -131,29 +90,6 @@ def _measure(
             one.spans = np.maximum(one.spans, np.abs(rows).max(axis=1))
             one.powers += powers
     return found
-
-
-def _links(graph: Graph) -> Iterator[Link]:
-    """Where scaling goes through."""
-    after = graph.consumers()
-    for node in device_layers(graph):
-        bounded = node.attrs.get("min") not in (None, 0.0) or node.attrs.get("max") is not None
-        if bounded or residual_of(node):
-            continue
-        values, readers = [node.outputs[0]], []
-        for value in values:  # grows on the way
-            for one in after.get(value, ()):
-                if one.op == "MaxPool" and one.device == "vta":
-                    values.append(one.outputs[0])
-                else:
-                    readers.append((one, value))
-        plain = all(
-            one.op in LAYERS and one.device == "vta" and one.inputs[0] == value
-            and one.inputs.count(value) == 1
-            for one, value in readers
-        )
-        if readers and plain and not set(values) & set(graph.outputs):
-            yield Link(node, tuple(one for one, _ in readers))
 
 
 def _factors(measured: Channels, columns: list[Array], readers: tuple[Node, ...]) -> Array:
@@ -188,7 +124,7 @@ def _noise(
     for column, node in zip(columns, readers, strict=True):
         scaled = column * factors.reshape(-1, *(1,) * (column.ndim - 1))
         total += step**2 / 12 * float((scaled**2).sum())
-        total += _weight_noise(scaled, measured.powers / factors**2, _group(node))
+        total += _weight_noise(scaled, measured.powers / factors**2, groups(node))
     return total
 
 
@@ -199,10 +135,6 @@ def _weight_noise(columns: Array, powers: Array, group: int) -> float:
     steps = np.abs(split).max(axis=(1, 3)) / _WEIGHT_STEPS
     read = powers.reshape(group, depth).sum(axis=1) * split.shape[3]
     return float((steps**2 / 12 * read[:, None]).sum())
-
-
-def _group(node: Node) -> int:
-    return int(node.attrs.get("group", 1))
 
 
 def _over(array: Array, factors: Array) -> Array:

@@ -24,7 +24,8 @@ def fold_batch_normalization(graph: Graph) -> Graph:
     What fits neither stays a node. The folded parameters are computed in float64 and rounded
     once.
     """
-    return _into_following(_into_preceding(graph))
+    with np.errstate(all="ignore"):
+        return _into_following(_into_preceding(graph))
 
 
 def _into_preceding(graph: Graph) -> Graph:
@@ -122,7 +123,6 @@ def _with_parameters(
     for name, array in zip(layer.inputs[1:3], (weight, bias), strict=True):
         if name in shared:
             name = free_name(f"{layer.name}.{name}", constants)
-        with np.errstate(over="ignore"):
-            constants[name] = array.astype(np.float32)
+        constants[name] = array.astype(np.float32)
         names.append(name)
     return replace(layer, inputs=(layer.inputs[0], *names, *layer.inputs[3:]))

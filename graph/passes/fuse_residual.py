@@ -17,27 +17,15 @@ def fuse_residual(graph: Graph) -> Graph:
     place = {node.name: index for index, node in enumerate(graph.nodes)}
     producer = {value: node.name for node in graph.nodes for value in node.outputs}
     readers = graph.consumers()
-
-    def layer_of(node: Node, value: str) -> Node | None:
-        layer = nodes.get(producer.get(value, ""))
-        if layer is None or layer.op != "FusedConv" or len(layer.inputs) > 3:
-            return None
-        bounded = layer.attrs["min"] is not None or layer.attrs["max"] is not None
-        seen = len(readers[value]) > 1 or value in graph.outputs
-        same = graph.types[value] == graph.types[node.outputs[0]]
-        return layer if same and not (bounded or seen) else None
-
     for node in graph.nodes:
-        left, right = node.inputs[:2] if node.op == "Add" else ("", "")
-        if left == right or {left, right} & set(graph.constants):
+        if not _adds_images(graph, node):
             continue
-        if graph.types[left] != graph.types[right]:
-            continue
-        found = [
-            (place[layer.name], layer, residual)
-            for value, residual in ((left, right), (right, left))
-            if (layer := layer_of(node, value)) is not None
-        ]
+        found = []
+        for value, residual in (node.inputs, node.inputs[::-1]):
+            layer = nodes.get(producer.get(value, ""))
+            seen = len(readers[value]) > 1 or value in graph.outputs
+            if layer is not None and _is_open(layer) and not seen:
+                found.append((place[layer.name], layer, residual))
         if not found:
             continue
         _, layer, residual = max(found, key=lambda each: each[0])
@@ -51,3 +39,17 @@ def fuse_residual(graph: Graph) -> Graph:
         place[layer.name] = place[node.name]
         del nodes[node.name]
     return graph.rebuild(nodes=nodes.values())
+
+
+def _adds_images(graph: Graph, node: Node) -> bool:
+    """Whether `node` adds two different activations of one shape."""
+    if node.op != "Add" or node.inputs[0] == node.inputs[1]:
+        return False
+    left, right = (graph.types[value] for value in node.inputs)
+    return left == right and not any(value in graph.constants for value in node.inputs)
+
+
+def _is_open(layer: Node) -> bool:
+    """Whether a layer can still take a residual: one is added before the bounds apply."""
+    bounded = layer.attrs.get("min") is not None or layer.attrs.get("max") is not None
+    return layer.op == "FusedConv" and len(layer.inputs) == 3 and not bounded

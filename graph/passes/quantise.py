@@ -40,14 +40,16 @@ def quantise(
     bias_correction: bool = True,
     warn: Warn = _LOG.warning,
     input_offset: bool = True,
+    activation_offsets: bool = True,
     weight_rounding: str = "nearest",
 ) -> Graph:
     """The graph with integer operators wherever `device` is "vta"; host nodes stay as they are.
 
-    `input_offset` lets inputs of the model that are far from centred have a zero point;
-    `weight_rounding` is one of ROUNDINGS. Bias correction and compensated rounding need samples
-    in `calibration` and are left out without them. `warn` hears of biases that saturate. Raises
-    DataError for an unknown rounding, ModelError for weights or biases that are not finite.
+    `input_offset` lets inputs of the model that are far from centred have a zero point, and
+    `activation_offsets` values between layers; `weight_rounding` is one of ROUNDINGS.
+    Bias correction and compensated rounding need samples in `calibration` and are left out without
+    them. `warn` hears of biases that saturate. Raises DataError for an unknown option, ModelError
+    for weights or biases that are not finite.
     """
     if weight_rounding not in ROUNDINGS:
         raise DataError(
@@ -58,7 +60,7 @@ def quantise(
     run = None
     if (bias_correction or compensate) and calibration.samples:
         run = SampleRun(graph, calibration, bias_correction)
-    scales = plan_scales(graph, calibration, input_offset)
+    scales = plan_scales(graph, calibration, input_offset, activation_offsets)
     work = _Quantiser(graph, scales, run, warn, compensate)
     for node in graph.nodes:
         if node.device == "vta":
@@ -118,22 +120,28 @@ class _Quantiser:
         """The name of `value`'s integer form, which is made where it is missing."""
         if value not in self.integers:
             attrs: dict[str, object] = {"scale": self.scales.of[value]}
-            if value in self.scales.zero_points:
-                attrs["zero_point"] = self.scales.zero_points[value]
+            if self.zero_point(value):
+                attrs["zero_point"] = self.zero_point(value)
             self.integers[value] = self._fresh(f"{value}.int8")
             self._convert("Quantize", value, value, self.integers[value], attrs)
         return self.integers[value]
+
+    def zero_point(self, value: str) -> int:
+        """The integer that stands for 0 in `value`'s integer form."""
+        return self.scales.zero_points.get(value, 0)
 
     def operand(self, node: Node, position: int) -> str:
         """The integers that an input of a device node reads: a requantised copy where needed."""
         value = node.inputs[position]
         if (node.name, position) not in self.scales.copies:
             return self.as_integer(value)
-        x, scale = self.as_integer(value), self.scales.copies[node.name, position]
+        x, (scale, zero_point) = self.as_integer(value), self.scales.copies[node.name, position]
         channels = self.graph.types[value].shape[1]
-        weight = np.ones((channels, 1, 1, 1), np.float32)
-        grid = shift_grid.choose(weight, np.zeros(channels), self.scales.of[value], scale)
-        layer = IntegerLayer.of(grid, weight, np.zeros(channels), None, None)
+        weight, bias = np.ones((channels, 1, 1, 1), np.float32), np.zeros(channels)
+        scales = self.scales.of[value], scale
+        grid = shift_grid.choose(weight, bias, *scales, zero_point=zero_point)
+        layer = IntegerLayer.of(grid, weight, bias, None, None)
+        layer = layer.without_zero_points(self.zero_point(value), 0)
         copy = replace(
             node,
             name=self._fresh(f"{node.name}.requantise{position}"),
@@ -152,13 +160,16 @@ class _Quantiser:
         residual, meeting = self._residual(node)
         weight, bias = (self.graph.constants[name] for name in node.inputs[1:3])
         in_scale, out_scale = self.scales.of[source], self.scales.of[result]
-        grid = shift_grid.choose(weight, bias, in_scale, out_scale, meeting)
+        zero_point = self.zero_point(result)
+        grid = shift_grid.choose(weight, bias, in_scale, out_scale, meeting, zero_point)
         bounds = node.attrs.get("min"), node.attrs.get("max")
         layer = IntegerLayer.of(grid, weight, bias, *bounds, residual=bool(residual))
         if self.compensate and self.run is not None:
-            layer = self.run.compensated(layer, weight, x, attrs)
-        if source in self.scales.zero_points:
-            layer = layer.without_zero_point(self.scales.zero_points[source])
+            layer = self.run.compensated(layer, weight, x, attrs, self.zero_point(source))
+        beside = self.zero_point(node.inputs[3]) if residual else 0
+        if (node.name, 3) in self.scales.copies:
+            beside = 0
+        layer = layer.without_zero_points(self.zero_point(source), beside)
         self._layer(replace(node, attrs=attrs), layer, x, residual, self._born(node), result)
 
     def plain(self, node: Node, op: str, attrs: Attrs) -> None:
@@ -171,12 +182,11 @@ class _Quantiser:
         """The integers that a layer reads, and its attributes: an input's halo takes its pads."""
         source = node.inputs[0]
         x, pads = self.as_integer(source), tuple(node.attrs.get("pads", ()))
-        if source not in self.scales.zero_points or not any(pads):
+        if not self.zero_point(source) or not any(pads):
             return x, node.attrs
         if (x, pads) not in self.halos:
             self.halos[x, pads] = self._fresh(f"{x}.halo")
-            zero_point = self.scales.zero_points[source]
-            attrs = {**_HALO, "pads": pads, "value": zero_point}
+            attrs = {**_HALO, "pads": pads, "value": self.zero_point(source)}
             self._convert("FoldPixels", source, x, self.halos[x, pads], attrs)
         return self.halos[x, pads], {**node.attrs, "pads": (0, 0, 0, 0)}
 
@@ -185,7 +195,7 @@ class _Quantiser:
         value = residual_of(node)
         if value is None:
             return "", ALONE
-        scale = self.scales.copies.get((node.name, 3), self.scales.of[value])
+        scale, _ = self.scales.copies.get((node.name, 3), (self.scales.of[value], 0))
         meeting = Meeting.of(scale, self.scales.of[node.outputs[0]])
         assert meeting is not None, "scales of a residual are planned"
         return self.operand(node, 3), meeting
@@ -207,6 +217,8 @@ class _Quantiser:
         inputs += [residual] if residual else []
         attrs = {key: value for key, value in node.attrs.items() if key not in ("min", "max")}
         attrs.update(epilogue=steps, scale=layer.grid.out_scale, layout=PLAIN)
+        if layer.grid.zero_point:
+            attrs["zero_point"] = layer.grid.zero_point
         if node.op == "FusedConv":
             attrs["in_layout"] = PLAIN
         self.nodes.append(
