@@ -54,7 +54,10 @@ class Scales:
 
 
 def plan_scales(
-    graph: Graph, calibration: Calibration, input_offset: bool = True, activation_offsets: bool = True
+    graph: Graph,
+    calibration: Calibration,
+    input_offset: bool = True,
+    activation_offsets: bool = True,
 ) -> Scales:
     """Scales for the placed float graph, near those that calibration found.
 
