@@ -46,6 +46,7 @@ WEIGHT_ROUNDINGS = ("nearest", "compensated")
 QUANTISER_STEPS = {
     "bias-correction": "correct biases by what rounding does to the means",
     "input-offset": "give lopsided inputs a zero point",
+    "equalise": "even out the ranges of channels across layers",
     "activation-offsets": "give activations that are never negative a zero point",
 }
 """Steps of the quantiser that can be left out -> what each does."""
@@ -197,10 +198,8 @@ def _add_compilation(parser: argparse.ArgumentParser, target: str | None = "sim"
     group = parser.add_argument_group("compilation")
     group.add_argument("--calib", metavar="REF", help="calibration samples")
     group.add_argument("--calib-method", choices=CALIBRATION_METHODS, default="mse")
-    group.add_argument("--weight-rounding", choices=WEIGHT_ROUNDINGS, default="nearest",
+    group.add_argument("--weight-rounding", choices=WEIGHT_ROUNDINGS, default="compensated",
                        help="compensated: each weight makes up for the errors of those before it")
-    group.add_argument("--equalise", action="store_true",
-                       help="even out the ranges of channels across layers first")
     for name, what in QUANTISER_STEPS.items():
         group.add_argument(f"--no-{name}", dest=_identifier(name), action="store_false",
                            help=f"do not {what}")
@@ -724,7 +723,6 @@ def _compile_options_of(
         batch=options.batch,
         calibration_method=options.calib_method,
         weight_rounding=options.weight_rounding,
-        equalise=options.equalise,
         **{name: getattr(options, name) for name in map(_identifier, QUANTISER_STEPS)},
         placement=dict(options.place),
         schedules=schedules,

@@ -96,8 +96,8 @@ class CompileOptions:
     bias_correction: bool = True
     input_offset: bool = True
     activation_offsets: bool = True
-    weight_rounding: str = "nearest"
-    equalise: bool = False
+    weight_rounding: str = "compensated"
+    equalise: bool = True
     placement: Mapping[str, str] = field(default_factory=dict)
     schedules: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     keep_intermediates: bool = False
@@ -237,10 +237,9 @@ def _ranges(
 ) -> Calibration:
     """Limits from the data; those that a model quantised elsewhere states itself replace them."""
     found = calibrate(graph, data, options.calibration_method, options.progress)
-    stated = {name: real.limits.get(name, limit) for name, limit in found.limits.items()}
     # Nothing can be learnt from random samples about a model that states its own ranges.
     samples = {} if made_up and real.ranges else found.samples
-    return replace(found, limits=stated, samples=samples)
+    return replace(found, samples=samples).with_limits(real.limits)
 
 
 def check(target: Target, assembled: Program, lowered: Lowered) -> None:

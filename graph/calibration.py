@@ -20,6 +20,7 @@ from .graph import Graph
 from .interpret import interpret
 from .layers import device_layers
 from .sampling import rows_of
+from .saturation import saturating
 
 _BATCH_BYTES = 2**26  # of kept values at a time
 _SAMPLE_BYTES = 2**29  # of the integers that quantisation holds of all its samples at once
@@ -52,7 +53,11 @@ class Calibration:
     def with_limits(self, stated: Mapping[str, float]) -> Calibration:
         """The same with the `stated` limits in place of those that were found."""
         limits = {name: stated.get(name, limit) for name, limit in self.limits.items()}
-        seen = {name: each for name, each in self.seen.items() if name not in stated}
+        seen = {
+            name: each
+            for name, each in self.seen.items()
+            if name not in stated or name in self.samples
+        }
         return replace(self, limits=limits, seen=seen)
 
 
@@ -91,7 +96,11 @@ def calibrate(
     estimate = ESTIMATORS[method]
     limits = {name: estimate(each) if each.peak else 1.0 for name, each in seen.items()}
     references = {name: np.concatenate(parts) for name, parts in rows.items()}
-    return Calibration(limits, _feeds(graph, data, 0, few), references, seen, method)
+    found = Calibration(limits, _feeds(graph, data, 0, few), references, seen, method)
+    bounds = saturating(graph).items()
+    return found.with_limits(
+        {name: bound for name, bound in bounds if limits.get(name, 0.0) > bound}
+    )
 
 
 def quantised_values(graph: Graph) -> tuple[str, ...]:

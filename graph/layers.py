@@ -1,4 +1,4 @@
-"""The float layers with weights that VTA runs, and the operators of the device that they become."""
+"""Kinds of operators: float layers with weights that VTA runs; moves, which any device may do."""
 
 from __future__ import annotations
 
@@ -25,6 +25,9 @@ LAYERS = {
     "Dense": Layer("VtaDense", lambda x, weight, attrs: vta_dense.accumulate(x, weight)),
     "FusedConv": Layer("VtaConv", vta_conv.accumulate),
 }
+
+MOVES = ("Flatten", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze")
+"""Host operators that move elements without changing them, in integers as in float."""
 
 
 def device_layers(graph: Graph) -> list[Node]:

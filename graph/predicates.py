@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from ..ops.epilogue import MAX_SHIFT
 from ..ops.vta_dense import weight_layout
 from .graph import Graph, Node
+from .layers import MOVES
 from .passes.place import DEVICES
-from .scales import MOVES
 
 _CONVERSIONS = ("Quantize", "Dequantize", "FoldPixels", "Pack", "Unpack")
 

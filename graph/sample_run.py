@@ -18,7 +18,7 @@ from .graph import Graph, Node
 from .layers import Layer
 from .sampling import rows_of
 from .shift_grid import IntegerLayer
-from .weight_rounding import compensated, is_exact, patches
+from .weight_rounding import can_compensate, compensated, is_exact, patches
 
 _CHUNK = 2**22  # accumulators that go through the epilogue at a time
 
@@ -71,7 +71,7 @@ class SampleRun:
             return layer
         centred = self.values[x].astype(np.int16) - np.int16(zero_point)
         rows = patches(centred, weight, attrs, self.count)
-        if rows is None:
+        if rows is None or not can_compensate(rows):
             return layer
         return replace(layer, weights=compensated(layer.grid, weight, rows))
 

@@ -23,12 +23,9 @@ from ..ops.types import Array
 from .calibration import Calibration
 from .estimators import Histogram, relative_noise
 from .graph import Graph, Node
-from .layers import LAYERS, device_layers, residual_of
+from .layers import LAYERS, MOVES, device_layers, residual_of
 from .shift_grid import WEIGHT_LIMIT, Meeting, room_for_fraction
 from .signs import non_negative
-
-MOVES = ("Flatten", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze")
-"""Host operators that move elements without changing them, in integers as in float."""
 
 _KEEP = ("MaxPool", "Flatten")  # device operators whose result has the scale of its operand
 _SMALLEST_SCALE = 1e-30  # float32 can still multiply by its inverse

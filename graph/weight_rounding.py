@@ -16,6 +16,7 @@ from .sampling import positions
 from .shift_grid import WEIGHT_LIMIT, ShiftGrid
 
 _DAMPING = 0.01  # of the mean diagonal, so that few samples do not overfit
+_ROWS = 4  # for each input, or the correlations found would be those of the samples alone
 _BLOCK = 64  # columns whose errors reach the later ones in one product
 _ELEMENTS = 2**22  # of correlation matrices at a time
 
@@ -30,6 +31,11 @@ def compensated(grid: ShiftGrid, weight: Array, rows: Array) -> Array:
         part = slice(start, start + at_once)
         result[part] = _compensated(exact[part], rows[part])
     return result.reshape(weight.shape)
+
+
+def can_compensate(rows: Array) -> bool:
+    """Whether `rows` (groups, rows, depth) are enough to tell how inputs are correlated."""
+    return bool(rows.shape[1] >= _ROWS * rows.shape[2])
 
 
 def is_exact(grid: ShiftGrid, weight: Array) -> bool:
@@ -70,20 +76,36 @@ def patches(x: Array, weight: Array, attrs: Attrs, total: int) -> Array | None:
 
 def _compensated(exact: Array, rows: Array) -> Array:
     """Steps (groups, outputs, depth), rounded; columns with the strongest inputs come first."""
-    products = np.matmul(rows.swapaxes(1, 2), rows).astype(np.float64) / rows.shape[1]
-    order = np.argsort(-np.einsum("gkk->k", products), kind="stable")
-    products = products[:, order][:, :, order]
+    order = np.argsort(-np.einsum("grk,grk->k", rows, rows), kind="stable")
+    rows = rows[:, :, order]
+    products = np.matmul(rows.swapaxes(1, 2), rows) / np.float32(rows.shape[1])
     rounded = np.empty_like(exact)
     rounded[:, :, order] = _round_columns(exact[:, :, order], _inverse_root(products))
     return rounded
 
 
 def _inverse_root(products: Array) -> Array:
-    """The upper Cholesky factor of the inverse, for every group."""
+    """The upper Cholesky factor of the inverse, for every group.
+
+    With P = V V', where V is upper too, that is the inverse of V.
+    """
     diagonal = np.einsum("gkk->gk", products)
-    damping = _DAMPING * diagonal.mean(axis=1) + 1e-6
+    damping = _DAMPING * diagonal.mean(axis=1, dtype=np.float64) + 1e-6
     damped = products + damping[:, None, None] * np.eye(products.shape[1])
-    return np.linalg.cholesky(np.linalg.inv(damped)).swapaxes(1, 2)
+    return _upper_inverse(np.linalg.cholesky(damped[:, ::-1, ::-1])[:, ::-1, ::-1])
+
+
+def _upper_inverse(upper: Array) -> Array:
+    """The inverses of upper triangular matrices (groups, k, k), by quarters."""
+    size = upper.shape[1]
+    if size <= _BLOCK:
+        return np.triu(np.linalg.inv(upper))
+    half = size // 2
+    first, last = _upper_inverse(upper[:, :half, :half]), _upper_inverse(upper[:, half:, half:])
+    inverse = np.zeros_like(upper)
+    inverse[:, :half, :half], inverse[:, half:, half:] = first, last
+    inverse[:, :half, half:] = -np.matmul(np.matmul(first, upper[:, :half, half:]), last)
+    return inverse
 
 
 def _round_columns(weight: Array, root: Array) -> Array:

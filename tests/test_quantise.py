@@ -209,8 +209,9 @@ def ops(graph: Graph) -> list[str]:
 
 
 def quantised(graph: Graph, data: Mapping[str, Array], correct: bool = True) -> Graph:
-    """Quantised with minmax, checked against the stage's predicates."""
-    result = quantise(graph, calibrate(graph, data, "minmax"), correct)
+    """Quantised with minmax, to the nearest, checked against the stage's predicates."""
+    limits = calibrate(graph, data, "minmax")
+    result = quantise(graph, limits, correct, weight_rounding="nearest")
     assert [problem for promise in (*PLACED, *QUANTISED) for problem in promise(result)] == []
     return result
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
+from math import prod
 
 import numpy as np
 
@@ -25,30 +26,42 @@ from ..graph import Graph, Node
 from ..interpret import interpret
 from ..links import Rewrite, groups, links
 
-_SAMPLES = 16
+_LEAST_SAMPLES, _LEAST_VALUES = 16, 1024  # that are looked at, samples and of a channel
 _BATCH_BYTES = 2**26  # of kept values at a time
 _POWERS = (0.0, 0.25, 0.5, 0.75, 1.0)
-_MOST = 16.0  # a channel that is hardly used would let its bias dwarf the others
-_LEAST_SPAN = 1e-6  # of the widest channel; narrower ones are dead
+_STEPS = 8  # of an octave: factors are powers of 2^(1/8), and so are the bins of histograms
+_LOWEST, _HIGHEST = -32, 32  # powers of two between which values are told apart
+_BINS = (_HIGHEST - _LOWEST) * _STEPS
+_MOST = 4 * _STEPS  # a channel that is hardly used would let its bias dwarf the others
 _WEIGHT_STEPS = 90.0  # the largest weight of a channel lies between 64 and 127 steps
-_GAIN = 0.98  # the least part of the noise that must go
+_GAIN = 0.9  # the most of the noise that may be left
 
 
 @dataclass
 class Channels:
-    """The largest absolute value of every channel of an activation, and its mean square."""
+    """What the channels of an activation hold: absolute values, in bins of an eighth of an octave.
 
-    spans: Array
+    `counts` (C, bins) are parts of all values, those near zero left out; `powers` (C,) are mean
+    squares.
+    """
+
+    counts: Array
     powers: Array
 
 
 def equalise(graph: Graph, data: Mapping[str, Array]) -> Graph:
     """The placed float graph with its channels scaled, to be calibrated afterwards.
 
-    `data` maps each input to samples (n, ...), of which the first few are looked at. The function
-    of the graph stays the same up to rounding.
+    `data` maps each input to samples (n, ...), of which the first few are looked at; what they
+    have too few values of stays as it is. The function of the graph stays the same up to rounding.
     """
-    scalable = [link for link in links(graph) if _is_scalable(link.maker)]
+    count = min(len(array) for array in data.values())
+    scalable = [
+        link
+        for link in links(graph)
+        if _is_scalable(link.maker)
+        and count * _places(graph, link.maker.outputs[0]) >= _LEAST_VALUES
+    ]
     measured = _measure(graph, data, [link.maker.outputs[0] for link in scalable])
     work = Rewrite(graph)
     for link in scalable:
@@ -73,23 +86,43 @@ def _is_scalable(maker: Node) -> bool:
     return maker.attrs.get("min") in (None, 0.0) and maker.attrs.get("max") is None
 
 
+def _places(graph: Graph, value: str) -> int:
+    """Values of a channel in one sample."""
+    return prod(graph.types[value].shape[2:])
+
+
 def _measure(
     graph: Graph, data: Mapping[str, Array], values: Sequence[str]
 ) -> dict[str, Channels]:
-    """Spans and powers of `values` on the first samples."""
-    found: dict[str, Channels] = {}
-    some = {name: array[:_SAMPLES] for name, array in data.items()}
+    """What `values` hold on the first samples."""
+    sizes = {value: _places(graph, value) for value in values}
+    found = {
+        value: Channels(np.zeros((channels, _BINS)), np.zeros(channels))
+        for value, channels in ((value, graph.types[value].shape[1]) for value in values)
+    }
+    wanted = max(_LEAST_SAMPLES, -(-_LEAST_VALUES // min(sizes.values(), default=_LEAST_VALUES)))
+    some = {name: array[:wanted] for name, array in data.items()}
     total = len(next(iter(some.values())))
     for part, feeds in batches(graph, some, tuple(values), _BATCH_BYTES) if values else ():
         results = interpret(part, feeds, keep=values)
-        for value in values:
-            rows = np.moveaxis(results[value], 1, 0).reshape(results[value].shape[1], -1)
-            powers = np.einsum("cr,cr->c", rows, rows, dtype=np.float64)
-            powers *= part.batch / total / rows.shape[1]
-            one = found.setdefault(value, Channels(np.zeros(len(rows)), np.zeros(len(rows))))
-            one.spans = np.maximum(one.spans, np.abs(rows).max(axis=1))
-            one.powers += powers
+        for value, one in found.items():
+            rows = np.moveaxis(results[value], 1, 0).reshape(len(one.powers), -1)
+            one.powers += np.einsum("cr,cr->c", rows, rows, dtype=np.float64)
+            one.counts += _histograms(rows)
+    for value, one in found.items():
+        one.powers /= total * sizes[value]
+        one.counts /= total * sizes[value]
     return found
+
+
+def _histograms(rows: Array) -> Array:
+    """How many values of every row of `rows` (C, n) fall into each bin, (C, bins)."""
+    sizes = np.abs(rows)
+    channels, columns = np.nonzero(sizes > 2.0**_LOWEST)
+    steps = np.floor(np.log2(sizes[channels, columns]) * _STEPS).astype(np.int64)
+    bins = np.minimum(steps - _LOWEST * _STEPS, _BINS - 1)
+    counted = np.bincount(channels * _BINS + bins, minlength=len(rows) * _BINS)
+    return counted.reshape(len(rows), _BINS)
 
 
 def _factors(measured: Channels, columns: list[Array], readers: tuple[Node, ...]) -> Array:
@@ -97,35 +130,63 @@ def _factors(measured: Channels, columns: list[Array], readers: tuple[Node, ...]
 
     `columns` are the weights of every reader by its input channels (C, O/group, ...).
     """
-    spans = measured.spans
+    spans = _spans(measured.counts)
     gains = np.sqrt(sum((one.reshape(len(one), -1) ** 2).sum(axis=1) for one in columns))
-    live = (spans > _LEAST_SPAN * spans.max(initial=0)) & (gains > 0)
-    best = ones = np.ones(len(spans))
-    if not live.any():
-        return best
-    least = _GAIN * _noise(ones, measured, columns, readers)
-    for by_span, by_gain in product(_POWERS, _POWERS):
-        factors = ones.copy()
-        factors[live] = spans[live] ** by_span / gains[live] ** by_gain
-        factors[live] /= np.exp(np.log(factors[live]).mean())
-        factors[live] = factors[live].clip(1 / _MOST, _MOST)
-        found = _noise(factors, measured, columns, readers)
+    live = (spans > 0) & (gains > 0)
+    best = steps = np.zeros(len(spans), np.int64)
+    least = _GAIN * _noise(steps, measured, columns, readers)
+    for by_span, by_gain in product(_POWERS, _POWERS) if live.any() else ():
+        powers = by_span * np.log2(spans[live]) - by_gain * np.log2(gains[live])
+        steps = np.zeros(len(spans), np.int64)
+        steps[live] = np.rint((powers - powers.mean()) * _STEPS).clip(-_MOST, _MOST)
+        found = _noise(steps, measured, columns, readers)
         if found < least:
-            best, least = factors, found
-    return best
+            best, least = steps, found
+    return np.exp2(best / _STEPS)
+
+
+def _spans(counts: Array) -> Array:
+    """The largest absolute value of every channel, 0 where all are near zero."""
+    last = _BINS - np.argmax(counts[:, ::-1] > 0, axis=1)
+    return np.where(counts.any(axis=1), _edge(last), 0.0)
+
+
+def _edge(bins: Array) -> Array:
+    """The value at which a bin begins."""
+    return np.asarray(np.exp2(bins / _STEPS + _LOWEST))
 
 
 def _noise(
-    factors: Array, measured: Channels, columns: list[Array], readers: tuple[Node, ...]
+    steps: Array, measured: Channels, columns: list[Array], readers: tuple[Node, ...]
 ) -> float:
-    """Noise power of the readers' results if the channels are divided by `factors`."""
-    step = (measured.spans / factors).max() / HIGHEST
-    total = 0.0
-    for column, node in zip(columns, readers, strict=True):
-        scaled = column * factors.reshape(-1, *(1,) * (column.ndim - 1))
-        total += step**2 / 12 * float((scaled**2).sum())
-        total += _weight_noise(scaled, measured.powers / factors**2, groups(node))
+    """Noise power of the readers' results if the channels are divided by 2^(steps / 8)."""
+    factors = np.exp2(steps / _STEPS)
+    scaled = [one * factors.reshape(-1, *(1,) * (one.ndim - 1)) for one in columns]
+    gains = sum((one.reshape(len(one), -1) ** 2).sum(axis=1) for one in scaled)
+    total = _activation_noise(measured.counts, steps, gains)
+    for one, node in zip(scaled, readers, strict=True):
+        total += _weight_noise(one, measured.powers / factors**2, groups(node))
     return total
+
+
+def _activation_noise(counts: Array, steps: Array, gains: Array) -> float:
+    """Noise that clipping and rounding add where the readers multiply by `gains` (C,).
+
+    The limit is the one with the least mean squared error of all values alike, as calibration
+    finds it.
+    """
+    places = np.arange(_BINS) + steps[:, None]
+    moved = np.take_along_axis(counts, places.clip(0, _BINS - 1), axis=1)
+    moved[(places < 0) | (places >= _BINS)] = 0
+    used = np.flatnonzero(moved.any(axis=0))
+    moved, values = moved[:, used], _edge(used + 0.5)
+    limits = values[-2 * _STEPS * 2 :, None] if len(values) else np.ones((1, 1))
+    step = limits / HIGHEST
+    errors = np.where(
+        values > limits, (values - limits) ** 2, np.minimum(step**2 / 12, values**2)
+    )
+    best = np.argmin(errors @ moved.sum(axis=0))
+    return float(gains @ (moved @ errors[best]))
 
 
 def _weight_noise(columns: Array, powers: Array, group: int) -> float:

@@ -21,9 +21,9 @@ from .. import shift_grid
 from ..calibration import Calibration
 from ..edit import free_name
 from ..graph import Graph, Node
-from ..layers import LAYERS, residual_of
+from ..layers import LAYERS, MOVES, residual_of
 from ..sample_run import SampleRun
-from ..scales import MOVES, Scales, plan_scales
+from ..scales import Scales, plan_scales
 from ..shift_grid import ALONE, IntegerLayer, Meeting
 
 Warn = Callable[[str], None]
@@ -41,15 +41,16 @@ def quantise(
     warn: Warn = _LOG.warning,
     input_offset: bool = True,
     activation_offsets: bool = True,
-    weight_rounding: str = "nearest",
+    weight_rounding: str = "compensated",
 ) -> Graph:
     """The graph with integer operators wherever `device` is "vta"; host nodes stay as they are.
 
     `input_offset` lets inputs of the model that are far from centred have a zero point, and
-    `activation_offsets` values between layers; `weight_rounding` is one of ROUNDINGS.
-    Bias correction and compensated rounding need samples in `calibration` and are left out without
-    them. `warn` hears of biases that saturate. Raises DataError for an unknown option, ModelError
-    for weights or biases that are not finite.
+    `activation_offsets` values between layers; `weight_rounding` is one of ROUNDINGS. Bias
+    correction and compensated rounding need samples in `calibration` and are left out without
+    them; so is the latter where there are too few positions to learn from for a layer's inputs.
+    `warn` hears of biases that saturate. Raises DataError for an unknown option, ModelError for
+    weights or biases that are not finite.
     """
     if weight_rounding not in ROUNDINGS:
         raise DataError(
