@@ -84,7 +84,8 @@ class CompileOptions:
     """Everything that may differ between two compilations of a model for a target.
 
     `batch` is the compiled batch; `bias_correction`, `input_offset`, `activation_offsets` and
-    `weight_rounding` are those of graph.passes.quantise, `equalise` evens out channels first;
+    `weight_rounding` are those of graph.passes.quantise, `equalise` evens out channels first (not
+    without calibration data, and not of a model that states its ranges);
     `placement` maps ONNX nodes to "vta" or "host"; `schedules` maps layers to schedule fields;
     `preprocessing` is the note kept for the artifact; `dump` is called with a stage's name and its
     result as text; `progress` with the number of calibration samples done; `seed` feeds random
@@ -155,7 +156,7 @@ def compile(
     stages = [Stage("place", placing, PLACED), Stage("to_device_forms", to_device_forms)]
     placed = run_passes(simple, stages, done)
     data = _samples(placed, calibration, real, options, warnings)
-    if options.equalise:
+    if options.equalise and calibration is not None and not real.ranges:
         check_data(placed, data)
         placed = run_passes(placed, [Stage("equalise", partial(equalise, data=data))], done)
     ranges = _ranges(placed, data, real, options, made_up=calibration is None)

@@ -110,6 +110,7 @@ def _beside_cpu(
         run_seconds=statistics.seconds,
         cpu_seconds=cpu_seconds,
         reference=reference.name,
+        arithmetic=reference.arithmetic,
     )
     return comparison, found
 

@@ -68,6 +68,7 @@ def model_report(
         "launches": len(manifest["launches"]),
         "samples": comparison.samples if comparison else 0,
         "reference": comparison.reference if comparison else None,
+        "reference_arithmetic": comparison.arithmetic if comparison else None,
         "mismatch": comparison.mismatch if comparison else None,
         "warnings": list(warnings),
         "notes": list(notes),
@@ -155,7 +156,9 @@ def _output_lines(report: Json) -> list[str]:
         for name, one in report["outputs"].items()
     ]
     titles = ("output", "max abs error", "cosine", "SQNR dB", "top-1 agreement")
-    heading = f"Outputs against float32 on the CPU ({report['reference']}), "
+    own = report["reference_arithmetic"] != "float32"
+    what = "the model's own integers" if own else "float32"
+    heading = f"Outputs against {what} on the CPU ({report['reference']}), "
     return [f"{heading}{report['samples']} samples", *table(titles, rows)]
 
 

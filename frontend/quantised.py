@@ -53,8 +53,16 @@ class Imported:
 
     @property
     def limits(self) -> dict[str, float]:
-        """The absolute value that a signed 8-bit quantiser with zero point 0 has to clip at."""
-        return {name: max(high, -low * 127 / 128) for name, (low, high) in self.ranges.items()}
+        """The absolute value that a signed 8-bit quantiser with zero point 0 has to clip at.
+
+        What is only moved has the limit of what it was before.
+        """
+        found = {name: max(high, -low * 127 / 128) for name, (low, high) in self.ranges.items()}
+        for node in self.graph.nodes:
+            if node.op in _MOVES and node.op != "Concat" and node.inputs[0] in found:
+                for name in node.outputs:
+                    found.setdefault(name, found[node.inputs[0]])
+        return found
 
 
 def unquantised(graph: Graph, source: str = "model") -> Imported:

@@ -1,10 +1,10 @@
-"""The float reference on the CPU: onnxruntime where it is installed, else onnx's own evaluator."""
+"""The reference on the CPU: onnxruntime where it is installed, else onnx's own evaluator."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,10 +18,14 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class Reference:
-    """A float model ready to run: `run(feeds)` gives every output by name."""
+    """A model ready to run: `run(feeds)` gives every output by name.
+
+    `arithmetic` is "float32", or "quantised" if the model came with its own integers.
+    """
 
     name: str
     run: Callable[[Mapping[str, Array]], dict[str, Array]]
+    arithmetic: str = "float32"
 
 
 def cpu_reference(path: str | os.PathLike[str]) -> Reference:
@@ -34,15 +38,17 @@ def cpu_reference(path: str | os.PathLike[str]) -> Reference:
         reference = _onnxruntime(os.fspath(path))
     except ImportError:
         reference = _evaluator(os.fspath(path))
-    batch = _fixed_batch(path)
+    graph = onnx.load(os.fspath(path), load_external_data=False).graph
+    if any("QuantizeLinear" in node.op_type or "QLinear" in node.op_type for node in graph.node):
+        reference = replace(reference, arithmetic="quantised")
+    batch = _fixed_batch(graph)
     if batch is None:
         return reference
-    return Reference(reference.name, lambda feeds: _piecewise(reference.run, feeds, batch))
+    return replace(reference, run=lambda feeds: _piecewise(reference.run, feeds, batch))
 
 
-def _fixed_batch(path: str | os.PathLike[str]) -> int | None:
+def _fixed_batch(graph: onnx.GraphProto) -> int | None:
     """The size of axis 0 of the model's first input, None where it is open."""
-    graph = onnx.load(os.fspath(path), load_external_data=False).graph
     constants = {tensor.name for tensor in graph.initializer}
     first = next(value for value in graph.input if value.name not in constants)
     axis = first.type.tensor_type.shape.dim[0]

@@ -59,10 +59,11 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A model on a device beside its float reference on the CPU.
+    """A model on a device beside its reference on the CPU.
 
-    `outputs` and `layers` compare with the float reference; `counters` are those of one compiled
-    batch. `mismatch` names the first place where the device differs from the exact integer model
+    `outputs` compare with the reference, `layers` with float32; `counters` are those of one
+    compiled batch. `arithmetic` is the reference's: "float32", or "quantised" as the model came.
+    `mismatch` names the first place where the device differs from the exact integer model
     (None: every byte agrees), which is a failure and not a loss of accuracy.
     """
 
@@ -75,6 +76,7 @@ class Comparison:
     run_seconds: float
     cpu_seconds: float
     reference: str
+    arithmetic: str = "float32"
     mismatch: str | None = None
 
 

@@ -71,11 +71,16 @@ def place(graph: Graph, accepts: Accepts, overrides: Mapping[str, str] | None = 
     return _place_relabels(graph.rebuild(nodes=placed), wishes)
 
 
+_TEMPLATES = {"FusedConv": "conv"}  # -> the name in schedules/ where it is another
+
+
 def _reason(node: Node) -> str:
     """Why VTA can run a node."""
     if node.op == "GlobalMaxPool":
         return "as a max-pool"
-    return "as a convolution" if node.op in FORMS else f"{node.op.lower()} template"
+    if node.op in FORMS:
+        return "as a convolution"
+    return f"{_TEMPLATES.get(node.op, node.op.lower())} template"
 
 
 def _place_relabels(graph: Graph, wishes: Mapping[str, str]) -> Graph:
