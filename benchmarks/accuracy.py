@@ -211,6 +211,7 @@ def evaluate(name: str, path: Path, samples: Samples, target: str) -> dict[str, 
             float(np.abs(one - other).max()) for one, other in zip(wanted, found, strict=True)
         ),
         "launches": compiled.artifact.launches,
+        "host_operators": host_operators(compiled.artifact.manifest["placement"]),
         "agreement": float(np.mean(found[0].argmax(-1) == wanted[0].argmax(-1))),
     }
     if samples.labels is None or name in UNLABELLED:
@@ -224,6 +225,11 @@ def evaluate(name: str, path: Path, samples: Samples, target: str) -> dict[str, 
         "drop": float(change.mean()),
         "drop_stderr": float(change.std(ddof=1) / math.sqrt(len(change))),
     }
+
+
+def host_operators(placement: list[dict[str, str]]) -> list[str]:
+    """Operators that run on the host and are not folded away, each once."""
+    return sorted({row["op"] for row in placement if row["device"] == "host"})
 
 
 def logit_snr(placed: Graph, last: Node, feeds: dict[str, Array], logits: Array) -> float:
@@ -257,7 +263,7 @@ def line(row: dict[str, Any]) -> str:
     parts.append(
         f"agreement {100 * row['agreement']:6.2f} %  logit SNR {row['logit_snr_db']:5.1f} dB  "
         f"cosine {row['cosine']:.5f}  max error {row['max_abs_error']:.3g}  "
-        f"launches {row['launches']}"
+        f"launches {row['launches']}  on the host: {', '.join(row['host_operators']) or 'nothing'}"
     )
     return "  ".join(parts)
 

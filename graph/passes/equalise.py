@@ -26,7 +26,7 @@ from ..graph import Graph, Node
 from ..interpret import interpret
 from ..links import Rewrite, groups, links
 
-_LEAST_SAMPLES, _LEAST_VALUES = 16, 1024  # that are looked at, samples and of a channel
+_LEAST_SAMPLES, _LEAST_VALUES = 16, 512  # that are looked at, samples and of a channel
 _BATCH_BYTES = 2**26  # of kept values at a time
 _POWERS = (0.0, 0.25, 0.5, 0.75, 1.0)
 _STEPS = 8  # of an octave: factors are powers of 2^(1/8), and so are the bins of histograms
