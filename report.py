@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .runtime.session import RunStatistics
 
 SCHEMA_VERSION = 1
+_WORST = 5  # layers that are named for their noise
 
 Json = dict[str, Any]
 
@@ -57,6 +58,7 @@ def model_report(
             for row in manifest["placement"]
         ],
         "layers": [_layer(row, quality.get(row["name"])) for row in manifest["layers"]],
+        "worst_layers": _worst_first(quality),
         "outputs": {one.name: _output(one) for one in comparison.outputs} if comparison else {},
         "accuracy": _accuracy(comparison),
         "counters": dict(comparison.counters) if comparison else {},
@@ -81,6 +83,11 @@ def _layer(row: Mapping[str, Any], quality: TensorComparison | None) -> Json:
         **{key: row[key] for key in keys},
         "sqnr_db": _finite(quality.sqnr_db) if quality else None,
     }
+
+
+def _worst_first(quality: Mapping[str, TensorComparison]) -> list[str]:
+    """Names of the layers whose output was compared with float, by SQNR."""
+    return sorted(quality, key=lambda name: quality[name].sqnr_db)
 
 
 def _output(one: TensorComparison) -> Json:
@@ -141,7 +148,13 @@ def _layer_lines(report: Json) -> list[str]:
         for layer in report["layers"]
     ]
     titles = ("layer", "operator", "MACs", "bytes", "est. cycles", "SQNR dB", "tiles")
-    return [f"Layers on VTA (one compiled batch of {report['batch']})", *table(titles, rows)]
+    lines = [f"Layers on VTA (one compiled batch of {report['batch']})", *table(titles, rows)]
+    worst = report["worst_layers"][:_WORST]
+    if len(worst) > 1:
+        values = {layer["name"]: layer["sqnr_db"] for layer in report["layers"]}
+        named = ", ".join(f"{name} {decibels(values[name])} dB" for name in worst)
+        lines.append(f"  least SQNR: {named}")
+    return lines
 
 
 def _output_lines(report: Json) -> list[str]:
@@ -350,6 +363,7 @@ def inspect_text(manifest: Mapping[str, Any]) -> list[str]:
             {
                 "batch": manifest["batch"],
                 "layers": [_layer(row, None) for row in manifest["layers"]],
+                "worst_layers": [],
             }
         ),
         "",

@@ -114,7 +114,7 @@ def test_one_shot_prints_everything(deploy: Deploy) -> None:
     assert (found.code, found.err) == (0, "")
     for heading in ("Placement", "Layers on VTA", "Outputs against float32", "Accuracy"):
         assert heading in found.out
-    for words in ("fused into first", "est. cycles", "SQNR dB", "tile_o=", "top-1 agreement"):
+    for words in ("fused into first", "est. cycles", "least SQNR: ", "tile_o=", "top-1 agreement"):
         assert words in found.out
     assert all(counter in found.out for counter in COUNTERS)
     assert "Arena: " in found.out and "Compile time: " in found.out
@@ -131,6 +131,8 @@ def test_one_shot_json(deploy: Deploy) -> None:
     assert [row["node"] for row in result["placement"]] == ["first", "middle", "second"]
     assert result["placement"][0].keys() == {"node", "op", "device", "reason"}
     assert [layer["macs"] for layer in result["layers"]] == [240, 100]
+    qualities = {layer["name"]: layer["sqnr_db"] for layer in result["layers"]}
+    assert result["worst_layers"] == sorted(qualities, key=lambda name: qualities[name])
     for layer in result["layers"]:
         assert layer["sqnr_db"] > 20
         assert layer["estimated_cycles"] > 0
