@@ -19,6 +19,7 @@ from vtaflow.errors import ModelError
 from vtaflow.frontend.expanders import EXPANDERS
 from vtaflow.frontend.onnx_import import import_model
 from vtaflow.frontend.quantised import Imported, unquantised
+from vtaflow.frontend.reference import cpu_reference
 from vtaflow.graph.graph import Graph, Node
 from vtaflow.graph.interpret import interpret
 from vtaflow.graph.passes.simplify import simplify
@@ -185,6 +186,21 @@ def test_a_pair_vanishes_and_leaves_its_range() -> None:
 def test_limits_use_all_of_minus_128() -> None:
     imported = Imported(import_model(build([node("Relu", "x")])), {"x": (-128.0, 127.0)})
     assert imported.limits == {"x": 127.0}
+
+
+def test_what_is_moved_keeps_its_limit() -> None:
+    moved = import_model(build([node("Flatten", "x", "f"), node("Relu", "f")]))
+    assert Imported(moved, {"x": (-128.0, 3.0)}).limits == {"x": 127.0, "f": 127.0}
+    both_stated = {"x": (-128.0, 3.0), "f": (0.0, 2.0)}
+    assert Imported(moved, both_stated).limits == {"x": 127.0, "f": 2.0}
+
+
+def test_the_reference_of_a_quantised_model_is_its_own_integers(tmp_path: Path) -> None:
+    pair = [node("QuantizeLinear", "x s z", "q"), node("DequantizeLinear", "q s z", "d")]
+    onnx.save(quantised_model([*pair, node("Tanh", "d")], {}), tmp_path / "q.onnx")
+    onnx.save(build([node("Relu", "x")]), tmp_path / "f.onnx")
+    assert cpu_reference(tmp_path / "q.onnx").arithmetic == "quantised"
+    assert cpu_reference(tmp_path / "f.onnx").arithmetic == "float32"
 
 
 def test_float_models_pass_through() -> None:
