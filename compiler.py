@@ -86,9 +86,10 @@ class CompileOptions:
     `batch` is the compiled batch; `bias_correction`, `input_offset`, `activation_offsets` and
     `weight_rounding` are those of graph.passes.quantise, `equalise` evens out channels first;
     `placement` maps ONNX nodes to "vta" or "host"; `schedules` maps layers to schedule fields;
-    `preprocessing` is the note kept for the artifact; `dump` is called with a stage's name and its
-    result as text; `progress` with the number of calibration samples done; `seed` feeds random
-    calibration.
+    `log` is the file of schedule decisions, by default the user's; `preprocessing` is the note
+    kept for the artifact; `dump` is called with a stage's name and its result as text;
+    `progress` with the number of calibration samples done; `seed` feeds random
+    calibration, which takes `random_samples`.
     """
 
     batch: int = 1
@@ -101,11 +102,13 @@ class CompileOptions:
     placement: Mapping[str, str] = field(default_factory=dict)
     schedules: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     keep_intermediates: bool = False
+    log: Path | None = None
     preprocessing: Mapping[str, Any] | None = None
     dump: Callable[[str, str], None] | None = None
     stop_after: str | None = None
     progress: Callable[[int], None] = lambda samples: None
     seed: int = 0
+    random_samples: int = RANDOM_SAMPLES
 
 
 @dataclass(frozen=True)
@@ -144,9 +147,44 @@ def compile(
     began = time.perf_counter()
     options = options or CompileOptions()
     target = target if isinstance(target, Target) else Target.load(target)
+    done = partial(_done, options)
+    graphs = prepare(model, target, calibration, options)
+    log = log_file.load(options.log)
+    lowered = lower(graphs.integer, target, options.schedules, options.keep_intermediates, log)
+    log_file.keep(log, options.log)
+    done("lower", "\n".join(str(one) for launch in lowered.launches for one in launch))
+    assembled = program.assemble(
+        target, lowered.launches, lowered.buffers, options.keep_intermediates
+    )
+    check(target, assembled, lowered)
+    artifact = bundle(Path(model), target, options.preprocessing, options.keep_intermediates,
+                      graphs.imported, graphs.placed, graphs.integer, lowered, assembled)
+    done("assemble", "\n".join(listing(artifact)))
+    seconds = time.perf_counter() - began
+    return CompiledModel(
+        artifact, Path(model), graphs.placed, graphs.integer, lowered, graphs.warnings, seconds
+    )
+
+
+@dataclass(frozen=True)
+class Graphs:
+    """A model on its way to schedules: as imported, placed in float, and packed in integers."""
+
+    imported: Graph
+    placed: Graph
+    integer: Graph
+    warnings: tuple[str, ...]
+
+
+def prepare(
+    model: str | os.PathLike[str],
+    target: Target,
+    calibration: Array | Mapping[str, Array] | None,
+    options: CompileOptions,
+) -> Graphs:
+    """The stages of `compile` before schedules are chosen."""
     warnings: list[str] = []
     done = partial(_done, options)
-
     imported = import_onnx(model, batch=options.batch)
     done("import", to_text(imported))
     real = unquantised(imported, str(model))
@@ -174,21 +212,7 @@ def compile(
         Stage("pack", partial(pack, batch=target.batch, block=target.block_in), PACKED),
     ]
     integer = run_passes(placed, stages, done)
-    log = log_file.load()
-    lowered = lower(integer, target, options.schedules, options.keep_intermediates, log)
-    log_file.keep(log)
-    done("lower", "\n".join(str(one) for launch in lowered.launches for one in launch))
-    assembled = program.assemble(
-        target, lowered.launches, lowered.buffers, options.keep_intermediates
-    )
-    check(target, assembled, lowered)
-    artifact = bundle(Path(model), target, options.preprocessing, options.keep_intermediates,
-                      imported, placed, integer, lowered, assembled)
-    done("assemble", "\n".join(listing(artifact)))
-    seconds = time.perf_counter() - began
-    return CompiledModel(
-        artifact, Path(model), placed, integer, lowered, tuple(warnings), seconds
-    )
+    return Graphs(imported, placed, integer, tuple(warnings))
 
 
 def model_inputs(model: str | os.PathLike[str]) -> tuple[TensorInfo, ...]:
@@ -217,7 +241,7 @@ def _samples(
     if calibration is None:
         if not set(quantised_values(graph)) <= set(real.limits):
             warnings.append(RANDOM_WARNING)
-        return random_calibration(graph, RANDOM_SAMPLES, options.seed)
+        return random_calibration(graph, options.random_samples, options.seed)
     if isinstance(calibration, Mapping):
         return calibration
     if len(graph.inputs) == 1:
