@@ -20,7 +20,7 @@ from .backend.listing import listing
 from .backend.program import Program
 from .backend.target import Target
 from .bundle import bundle
-from .errors import DataError
+from .errors import ArenaError, DataError, ScheduleError, StreamError
 from .frontend.onnx_import import import_onnx
 from .frontend.quantised import Imported, unquantised
 from .graph.calibration import (
@@ -46,6 +46,7 @@ from .runtime.tensors import TensorInfo
 from .schedules import log_file
 from .schedules.legality import accepts_on
 from .schedules.model import LaunchStep, Lowered, lower
+from .schedules.search import ScheduleLog
 
 CHECK_BASE = 0x0100_0000
 """Physical address at which streams are checked; the loader checks again at its own."""
@@ -150,13 +151,11 @@ def compile(
     done = partial(_done, options)
     graphs = prepare(model, target, calibration, options)
     log = log_file.load(options.log)
-    lowered = lower(graphs.integer, target, options.schedules, options.keep_intermediates, log)
-    log_file.keep(log, options.log)
-    done("lower", "\n".join(str(one) for launch in lowered.launches for one in launch))
-    assembled = program.assemble(
-        target, lowered.launches, lowered.buffers, options.keep_intermediates
-    )
-    check(target, assembled, lowered)
+    try:
+        lowered, assembled = _program(graphs.integer, target, options, log)
+    except (ArenaError, ScheduleError, StreamError):
+        # A decision may fit its layer and yet break a rule; whoever wrote it, models compile.
+        lowered, assembled = _program(graphs.integer, target, options, ScheduleLog())
     artifact = bundle(Path(model), target, options.preprocessing, options.keep_intermediates,
                       graphs.imported, graphs.placed, graphs.integer, lowered, assembled)
     done("assemble", "\n".join(listing(artifact)))
@@ -164,6 +163,21 @@ def compile(
     return CompiledModel(
         artifact, Path(model), graphs.placed, graphs.integer, lowered, graphs.warnings, seconds
     )
+
+
+def _program(
+    integer: Graph, target: Target, options: CompileOptions, log: ScheduleLog
+) -> tuple[Lowered, Program]:
+    """The stages of `compile` from choosing schedules with `log` to a checked program."""
+    lowered = lower(integer, target, options.schedules, options.keep_intermediates, log)
+    commands = "\n".join(str(one) for launch in lowered.launches for one in launch)
+    _done(options, "lower", commands)
+    assembled = program.assemble(
+        target, lowered.launches, lowered.buffers, options.keep_intermediates
+    )
+    check(target, assembled, lowered)
+    log_file.keep(log, options.log)
+    return lowered, assembled
 
 
 @dataclass(frozen=True)

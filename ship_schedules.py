@@ -26,7 +26,7 @@ from .schedules.search import ScheduleLog, lines
 from .tuning import RANDOM_SAMPLES, Tuning
 from .workers import Workers, workers
 
-TRIALS = 32
+TRIALS = 16
 TARGET = "pynq"
 DRAM_BYTES = 1 << 30
 """Enough for every network; schedules do not depend on it."""

@@ -21,9 +21,9 @@ from .graph.graph import Graph
 from .ops.types import Array
 from .schedules import log_file
 from .schedules.model import distinct_layers
-from .schedules.search import Entry, ScheduleLog, best, known
+from .schedules.search import Entry, ScheduleLog, entry_of, fastest_first, known
 from .schedules.template import Layer
-from .schedules.trials import Outline, Ranking, rank, templates_of, time_all
+from .schedules.trials import Outline, Ranking, first_clean, rank, templates_of, time_all
 from .workers import Workers
 
 CHUNK = 4
@@ -129,19 +129,36 @@ class _Search:
 
     layer: Layer
     outline: Outline
-    ranking: Ranking | None = None
+    ranking: Ranking = Ranking("", ())
     cycles: dict[int, int] = field(default_factory=dict)
 
-    def entry(self, trials: int) -> Entry | None:
-        """The decision, once every schedule was timed."""
-        if self.ranking is None or len(self.cycles) < len(self.ranking.schedules):
-            return None
-        cycles = [self.cycles[index] for index in range(len(self.cycles))]
-        return best(self.ranking.schedules, cycles, trials)[1]
+    @property
+    def timed(self) -> list[int]:
+        """The cycles of all schedules, once they are known."""
+        return [self.cycles[index] for index in range(len(self.cycles))]
+
+    def confirmed(self, position: int | None, trials: int) -> Entry:
+        """The decision, `position` being the first clean one among the fastest."""
+        if position is None:
+            node = self.layer.node
+            raise ScheduleError(
+                f"layer {node.name!r} ({node.op}): no template has a tile that fits"
+            )
+        chosen = fastest_first(self.timed)[position]
+        return entry_of(self.ranking.schedules, self.timed, chosen, trials)
 
 
-Work = tuple[int, int | None]
-"""The layer's position, and the first of the schedules to be timed, or None to rank them."""
+@dataclass(frozen=True)
+class _Work:
+    """One piece: the layer's position, what to do, and from which schedule on."""
+
+    index: int
+    step: str
+    first: int = 0
+
+
+RANK, TIME, CONFIRM = "rank", "time", "confirm"
+"""Steps of a search: list the schedules, time them in chunks, let the checker see the fastest."""
 
 
 def search(
@@ -153,45 +170,53 @@ def search(
 ) -> Iterator[tuple[int, Entry]]:
     """The decision for each layer by its position, as soon as it is known."""
     searches = [_Search(layer, Outline.of(layer)) for layer in layers]
-    waiting: deque[Work] = deque((index, None) for index in range(len(layers)))
-    running: dict[Future[Any], Work] = {}
+    waiting = deque(_Work(index, RANK) for index in range(len(layers)))
+    running: dict[Future[Any], _Work] = {}
     # Twice as many pieces as workers: none is idle, and layers still finish one after the other.
     while waiting or running:
         while waiting and len(running) < 2 * workers.width:
             work = waiting.popleft()
-            running[_submit(searches[work[0]], work[1], target, trials, workers)] = work
+            running[_submit(searches[work.index], work, target, trials, workers)] = work
         for future in wait(running, return_when=FIRST_COMPLETED).done:
-            index, first = running.pop(future)
-            one, result = searches[index], future.result()
-            if first is None:
-                one.ranking = _ranked(one.layer, result)
-                count = len(result.schedules)
-                waiting.extendleft((index, start) for start in reversed(range(0, count, CHUNK)))
-                progress(trials - count)
-            else:
-                one.cycles |= dict(enumerate(result, first))
-                progress(len(result))
-                entry = one.entry(trials)
-                if entry is not None:
-                    yield index, entry
+            work, result = running.pop(future), future.result()
+            one = searches[work.index]
+            if work.step == CONFIRM:
+                yield work.index, one.confirmed(result, trials)
+                continue
+            done = _note(one, work, result, trials)
+            progress(done)
+            waiting.extendleft(reversed(_next(one, work)))
 
 
-def _ranked(layer: Layer, ranking: Ranking) -> Ranking:
-    if not ranking.schedules:
-        raise ScheduleError(
-            f"layer {layer.node.name!r} ({layer.node.op}): no template finds a tile that fits"
-        )
-    return ranking
+def _note(one: _Search, work: _Work, result: Any, trials: int) -> int:
+    """Keep what a piece found; the trials that it did, or that there is nothing for."""
+    if work.step == RANK:
+        one.ranking = result
+        return trials - len(result.schedules)
+    one.cycles |= dict(enumerate(result, work.first))
+    return len(result)
+
+
+def _next(one: _Search, work: _Work) -> list[_Work]:
+    """What a piece makes possible."""
+    count = len(one.ranking.schedules)
+    if work.step == RANK and count:
+        return [_Work(work.index, TIME, first) for first in range(0, count, CHUNK)]
+    return [_Work(work.index, CONFIRM)] if len(one.cycles) == count else []
 
 
 def _submit(
-    one: _Search, first: int | None, target: Target, trials: int, workers: Workers
+    one: _Search, work: _Work, target: Target, trials: int, workers: Workers
 ) -> Future[Any]:
-    """Hand a piece of work out."""
-    if first is None or one.ranking is None:
-        return workers.executor.submit(rank, one.outline, target, trials)
-    some = one.ranking.schedules[first : first + CHUNK]
-    return workers.executor.submit(time_all, one.outline, target, one.ranking.template, some)
+    """Hand a piece out."""
+    submit, ranking = workers.executor.submit, one.ranking
+    if work.step == RANK:
+        return submit(rank, one.outline, target, trials)
+    if work.step == TIME:
+        some = ranking.schedules[work.first : work.first + CHUNK]
+        return submit(time_all, one.outline, target, ranking.template, some)
+    ordered = tuple(ranking.schedules[index] for index in fastest_first(one.timed))
+    return submit(first_clean, one.outline, target, ranking.template, ordered)
 
 
 def rows(found: Iterable[Tuned]) -> list[dict[str, Any]]:

@@ -160,9 +160,10 @@ def choose(template: Template, layer: Layer, target: Target, log: ScheduleLog) -
     ranked = [schedule for _, schedule in template.choices(layer, target)[:SHORTLIST]]
     if not ranked:
         return None
-    schedule, entry = best(ranked, [measure(template, layer, one, target) for one in ranked])
-    log.add(target, layer, entry)
-    return schedule
+    cycles = [measure(template, layer, one, target) for one in ranked]
+    chosen = fastest_first(cycles)[0]
+    log.add(target, layer, entry_of(ranked, cycles, chosen))
+    return ranked[chosen]
 
 
 def known(
@@ -178,13 +179,16 @@ def known(
         return None  # written by another version of the template, or by hand: decide anew
 
 
-def best(
-    ranked: Sequence[Any], cycles: Sequence[int], trials: int = SHORTLIST
-) -> tuple[Any, Entry]:
-    """The fastest of some schedules, the best by cost first, and the decision for it."""
-    index = min(range(len(cycles)), key=lambda one: (cycles[one], one))
-    first = min(cycles[:SHORTLIST])
-    return ranked[index], Entry(ranked[index].to_json(), cycles[index], trials, first)
+def fastest_first(cycles: Sequence[int]) -> list[int]:
+    """Positions of ranked schedules by their cycles; among equals the rank decides."""
+    return sorted(range(len(cycles)), key=lambda one: (cycles[one], one))
+
+
+def entry_of(
+    ranked: Sequence[Any], cycles: Sequence[int], chosen: int, trials: int = SHORTLIST
+) -> Entry:
+    """The decision for the schedule at position `chosen`."""
+    return Entry(ranked[chosen].to_json(), cycles[chosen], trials, min(cycles[:SHORTLIST]))
 
 
 def measure(template: Template, layer: Layer, schedule: Any, target: Target) -> int:
@@ -194,14 +198,7 @@ def measure(template: Template, layer: Layer, schedule: Any, target: Target) -> 
     counts is the time from its first product to its last compute instruction, or the busiest
     module if that is more.
     """
-    buffers: list[Buffer] = []
-    for place in {one.buffer: one for one in layer.places.values()}.values():
-        elements = place.layout.elements(place.shape)
-        buffers.append(Buffer(place.buffer, Memory.OUT, elements, "activation"))
-    out = Emitter(target, buffers.append)
-    out.begin(layer.node.name, ("layer",))
-    template.emit(layer, schedule, out)
-    code = program.assemble(target, [out.commands], buffers, keep_intermediates=True)
+    code = assemble_alone(template, layer, schedule, target)
     stream = Isa.of(target).decode_stream(code.launches[0].insns)
     timeline = timing.schedule(target, stream)
     busy = [
@@ -213,3 +210,17 @@ def measure(template: Template, layer: Layer, schedule: Any, target: Target) -> 
     if not waited.any():
         return max(busy)
     return max(*busy, int(timeline.end[compute].max() - timeline.start[waited].min()))
+
+
+def assemble_alone(
+    template: Template, layer: Layer, schedule: Any, target: Target
+) -> program.Program:
+    """A program of this layer and nothing else."""
+    buffers: list[Buffer] = []
+    for place in {one.buffer: one for one in layer.places.values()}.values():
+        elements = place.layout.elements(place.shape)
+        buffers.append(Buffer(place.buffer, Memory.OUT, elements, "activation"))
+    out = Emitter(target, buffers.append)
+    out.begin(layer.node.name, ("layer",))
+    template.emit(layer, schedule, out)
+    return program.assemble(target, [out.commands], buffers, keep_intermediates=True)

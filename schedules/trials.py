@@ -12,16 +12,20 @@ from typing import Any
 
 import numpy as np
 
+from ..backend import checker
+from ..backend.program import Program, bind
 from ..backend.target import Target
 from ..ops.types import Array
 from . import TEMPLATES
 from .conv_shape import is_uniform
-from .search import measure
+from .search import assemble_alone, measure
 from .template import Layer, Template
 
 MOST_BYTES = 1 << 16
 """Constants up to this size travel: biases matter, for only small ones can be added by a GEMM."""
 
+BASE = 0x0100_0000
+"""Physical address at which streams are checked."""
 
 @dataclass(frozen=True)
 class StandIn:
@@ -92,5 +96,39 @@ def time_all(
 ) -> list[int]:
     """Exact cycles of schedules of the template of that name."""
     layer = outline.whole()
-    used = next(one for one in templates_of(layer) if one.name == template)
+    used = _named(template, layer)
     return [measure(used, layer, one, target) for one in schedules]
+
+
+def first_clean(
+    outline: Outline, target: Target, template: str, schedules: Sequence[Any]
+) -> int | None:
+    """Position of the first schedule with whose stream the checker finds nothing wrong.
+
+    Tiles that fit may still be so many that a token queue overflows.
+    """
+    layer = outline.whole()
+    used = _named(template, layer)
+    for position, schedule in enumerate(schedules):
+        if clean(assemble_alone(used, layer, schedule, target), layer, target):
+            return position
+    return None
+
+
+def _named(template: str, layer: Layer) -> Template:
+    return next(one for one in templates_of(layer) if one.name == template)
+
+
+def clean(code: Program, layer: Layer, target: Target) -> bool:
+    """Whether the checker finds nothing wrong with a program of the layer alone."""
+    (launch,) = code.launches
+    findings = checker.check(
+        target,
+        bind(launch.insns, target, BASE),
+        base=BASE,
+        regions=code.arena.regions,
+        constants=code.constants,
+        origins=launch.origins,
+        initialised=[place.buffer for place in layer.places.values()],
+    )
+    return not findings
