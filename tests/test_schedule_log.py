@@ -18,7 +18,7 @@ from vtaflow.backend import program
 from vtaflow.backend.target import Target
 from vtaflow.compiler import CompileOptions, compile
 from vtaflow.errors import StreamError
-from vtaflow.schedules import log_file, search
+from vtaflow.schedules import search
 from vtaflow.schedules.log_file import append, keep, load
 from vtaflow.schedules.model import distinct_layers, lower
 from vtaflow.schedules.search import Entry, ScheduleLog, known, layer_key, lines, target_key
@@ -33,8 +33,8 @@ PYNQ = Target.load("pynq")
 LEGAL = {"tile_o": 1, "tile_i": 1, "tile_h": 4, "tile_w": 8, "order": "inputs", "bias": "add"}
 
 
-def layer_of(case: ConvCase = ConvCase(), target: Target = PYNQ) -> Layer:
-    ((layer,),) = distinct_layers(case.graph(target)).values()
+def layer_of(case: ConvCase | None = None) -> Layer:
+    ((layer,),) = distinct_layers((case or ConvCase()).graph(PYNQ)).values()
     return layer
 
 
@@ -208,6 +208,5 @@ def test_a_decision_that_breaks_a_rule_does_not_keep_a_model_from_compiling(
     again = compile(model, "pynq", options=options)
     assert len(refused) == 1 and "token-overflow" in refused[0]
     assert again.lowered.layers == right.lowered.layers
-    assert load(path).entries.keys() >= load(log_file.cache_path()).entries.keys()
     compile(model, "pynq", options=options)
     assert len(refused) == 1, "the new decision replaces the other"
