@@ -21,13 +21,23 @@ from .graph.graph import Graph
 from .ops.types import Array
 from .schedules import log_file
 from .schedules.model import distinct_layers
-from .schedules.search import Entry, ScheduleLog, entry_of, fastest_first, known
+from .schedules.search import (
+    SHORTLIST,
+    Entry,
+    ScheduleLog,
+    entry_of,
+    fastest_first,
+    known,
+)
 from .schedules.template import Layer
-from .schedules.trials import Outline, Ranking, first_clean, rank, templates_of, time_all
+from .schedules.trials import Outline, Ranking, rank, settle, templates_of, time_all
 from .workers import Workers
 
 CHUNK = 4
 """Trials of one piece of work."""
+
+FINALISTS = 4
+"""Schedules that are looked at closely in the end, the default's one of them."""
 
 RANDOM_SAMPLES = 2
 """That stand in for calibration data."""
@@ -137,14 +147,28 @@ class _Search:
         """The cycles of all schedules, once they are known."""
         return [self.cycles[index] for index in range(len(self.cycles))]
 
-    def confirmed(self, position: int | None, trials: int) -> Entry:
-        """The decision, `position` being the first clean one among the fastest."""
+    def finalists(self) -> tuple[list[int], int]:
+        """Positions of the schedules in the order in which they come into question, and how many
+        do at first: the fastest and the default, which is the fastest of the first by cost.
+
+        The others follow in case the checker refuses all of those.
+        """
+        if not self.timed:
+            return [], 0
+        order = fastest_first(self.timed)
+        default = fastest_first(self.timed[:SHORTLIST])[0]
+        ahead = order[: min(order.index(default), FINALISTS - 1)]
+        rest = [one for one in order if one != default and one not in ahead]
+        return [*ahead, default, *rest], len(ahead) + 1
+
+    def settled(self, position: int | None, trials: int) -> Entry:
+        """The decision, `position` being that of the best among `finalists`."""
         if position is None:
             node = self.layer.node
             raise ScheduleError(
                 f"layer {node.name!r} ({node.op}): no template has a tile that fits"
             )
-        chosen = fastest_first(self.timed)[position]
+        chosen = self.finalists()[0][position]
         return entry_of(self.ranking.schedules, self.timed, chosen, trials)
 
 
@@ -157,8 +181,8 @@ class _Work:
     first: int = 0
 
 
-RANK, TIME, CONFIRM = "rank", "time", "confirm"
-"""Steps of a search: list the schedules, time them in chunks, let the checker see the fastest."""
+RANK, TIME, SETTLE = "rank", "time", "settle"
+"""Steps of a search: list the schedules, time them in chunks, look at the fastest closely."""
 
 
 def search(
@@ -180,8 +204,8 @@ def search(
         for future in wait(running, return_when=FIRST_COMPLETED).done:
             work, result = running.pop(future), future.result()
             one = searches[work.index]
-            if work.step == CONFIRM:
-                yield work.index, one.confirmed(result, trials)
+            if work.step == SETTLE:
+                yield work.index, one.settled(result, trials)
                 continue
             done = _note(one, work, result, trials)
             progress(done)
@@ -202,7 +226,7 @@ def _next(one: _Search, work: _Work) -> list[_Work]:
     count = len(one.ranking.schedules)
     if work.step == RANK and count:
         return [_Work(work.index, TIME, first) for first in range(0, count, CHUNK)]
-    return [_Work(work.index, CONFIRM)] if len(one.cycles) == count else []
+    return [_Work(work.index, SETTLE)] if len(one.cycles) == count else []
 
 
 def _submit(
@@ -215,8 +239,9 @@ def _submit(
     if work.step == TIME:
         some = ranking.schedules[work.first : work.first + CHUNK]
         return submit(time_all, one.outline, target, ranking.template, some)
-    ordered = tuple(ranking.schedules[index] for index in fastest_first(one.timed))
-    return submit(first_clean, one.outline, target, ranking.template, ordered)
+    order, count = one.finalists()
+    some = tuple(ranking.schedules[index] for index in order)
+    return submit(settle, one.outline, target, ranking.template, some, count)
 
 
 def rows(found: Iterable[Tuned]) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..backend import program, timing
@@ -198,8 +198,8 @@ def measure(template: Template, layer: Layer, schedule: Any, target: Target) -> 
     counts is the time from its first product to its last compute instruction, or the busiest
     module if that is more.
     """
-    code = assemble_alone(template, layer, schedule, target)
-    stream = Isa.of(target).decode_stream(code.launches[0].insns)
+    (code,) = assemble_alone(template, layer, schedule, target).launches
+    stream = Isa.of(target).decode_stream(code.insns)
     timeline = timing.schedule(target, stream)
     busy = [
         int((timeline.end - timeline.start + 1)[timeline.module == module].sum())
@@ -212,15 +212,27 @@ def measure(template: Template, layer: Layer, schedule: Any, target: Target) -> 
     return max(*busy, int(timeline.end[compute].max() - timeline.start[waited].min()))
 
 
+def measure_twice(template: Template, layer: Layer, schedule: Any, target: Target) -> int:
+    """Cycles of the layer and the same behind it, from the first instruction on.
+
+    Twice the work of `measure`, and it sees what that leaves out: first loads that wait, because
+    the input is not there yet or because a tile takes more than half of a scratchpad.
+    """
+    (code,) = assemble_alone(template, layer, schedule, target, copies=2).launches
+    return timing.schedule(target, Isa.of(target).decode_stream(code.insns)).cycles
+
+
 def assemble_alone(
-    template: Template, layer: Layer, schedule: Any, target: Target
+    template: Template, layer: Layer, schedule: Any, target: Target, copies: int = 1
 ) -> program.Program:
-    """A program of this layer and nothing else."""
+    """A program of this layer and nothing else, `copies` times in a row."""
     buffers: list[Buffer] = []
     for place in {one.buffer: one for one in layer.places.values()}.values():
         elements = place.layout.elements(place.shape)
         buffers.append(Buffer(place.buffer, Memory.OUT, elements, "activation"))
     out = Emitter(target, buffers.append)
-    out.begin(layer.node.name, ("layer",))
-    template.emit(layer, schedule, out)
+    for copy in range(copies):
+        node = replace(layer.node, name=f"{layer.node.name}.{copy}")
+        out.begin(node.name, (node.name,))
+        template.emit(replace(layer, node=node), schedule, out)
     return program.assemble(target, [out.commands], buffers, keep_intermediates=True)

@@ -11,16 +11,26 @@ import pytest
 from onnx import helper
 
 from vtaflow import cli, compiler
+from vtaflow.backend.isa import Isa
 from vtaflow.backend.target import Target
+from vtaflow.backend.timing import schedule as schedule_stream
 from vtaflow.compiler import CompileOptions, compile
 from vtaflow.errors import ScheduleError, WorkerError
 from vtaflow.graph.graph import Graph
 from vtaflow.schedules import log_file, search, trials
 from vtaflow.schedules.model import distinct_layers
-from vtaflow.schedules.search import SHORTLIST, Entry, ScheduleLog, layer_key, lines, measure
+from vtaflow.schedules.search import (
+    SHORTLIST,
+    Entry,
+    ScheduleLog,
+    layer_key,
+    lines,
+    measure,
+    measure_twice,
+)
 from vtaflow.schedules.template import Layer
-from vtaflow.schedules.trials import Outline, rank, templates_of
-from vtaflow.tuning import Tuning
+from vtaflow.schedules.trials import Outline, rank, settle, templates_of
+from vtaflow.tuning import FINALISTS, Tuning
 from vtaflow.workers import Workers, workers
 
 from .image_layers import ConvCase
@@ -106,7 +116,7 @@ def test_a_uniform_kernel_stays_uniform(monkeypatch: pytest.MonkeyPatch) -> None
 # --- the search -------------------------------------------------------------------------------
 
 
-def test_the_fastest_of_all_trials_wins(tmp_path: Path) -> None:
+def test_the_best_of_the_fastest_wins(tmp_path: Path) -> None:
     work = tuned(net_graph(tmp_path))
     assert [len(group) for group in work.groups] == [1, 2]
     for index, group in enumerate(work.groups):
@@ -114,9 +124,17 @@ def test_the_fastest_of_all_trials_wins(tmp_path: Path) -> None:
         ranked = [one for _, one in template.choices(group[0], PYNQ)[:TRIALS]]
         cycles = [measure(template, group[0], one, PYNQ) for one in ranked]
         entry = work.decided[index]
-        assert entry.cycles == min(cycles)
-        assert entry.schedule == ranked[cycles.index(min(cycles))].to_json()
-        assert (entry.trials, entry.first) == (TRIALS, min(cycles[:SHORTLIST]))
+        default = min(cycles[:SHORTLIST])
+        assert (entry.trials, entry.first) == (TRIALS, default)
+        better = sorted(one for one in range(TRIALS) if cycles[one] < default)
+        fastest = sorted(better, key=lambda one: cycles[one])[: FINALISTS - 1]
+        finalists = [*fastest, cycles.index(default)]
+        twice = {
+            one: measure_twice(template, group[0], ranked[one], PYNQ) for one in finalists
+        }
+        chosen = min(finalists, key=lambda one: twice[one])
+        assert entry.schedule == ranked[chosen].to_json()
+        assert entry.cycles == cycles[chosen] <= default
 
 
 def test_processes_find_the_same(tmp_path: Path) -> None:
@@ -127,19 +145,33 @@ def test_processes_find_the_same(tmp_path: Path) -> None:
 
 
 def test_a_schedule_that_the_checker_refuses_is_passed_over(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    graph = net_graph(tmp_path)
-    right = tuned(graph).decided
-    verdicts = iter((False, False, True, True, True, True))
+    layer = conv_layer(ConvCase())
+    (template,), outline = templates_of(layer), Outline.of(layer)
+    ranked = rank(outline, PYNQ, 5).schedules
+    verdicts = iter((False, True, False, True))
     monkeypatch.setattr(trials, "clean", lambda *_: next(verdicts))
-    found = tuned(graph).decided
-    differing = [index for index in right if found[index].schedule != right[index].schedule]
-    assert len(differing) == 1, "both refusals meet the layer that is finished first"
-    assert found[differing[0]].cycles >= right[differing[0]].cycles
+    twice = {one: measure_twice(template, layer, ranked[one], PYNQ) for one in (1, 3)}
+    found = settle(outline, PYNQ, template.name, ranked, 2)
+    assert found == min(twice, key=lambda one: (twice[one], one))
+    assert next(verdicts, None) is None
+
+
+def test_a_layer_that_no_schedule_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trials, "clean", lambda *_: False)
     with pytest.raises(ScheduleError, match="layer '[ab]' .* no template has a tile that fits"):
-        tuned(graph)
+        tuned(net_graph(tmp_path), count=2)
+
+
+def test_two_in_a_row_take_longer_than_one_but_not_twice() -> None:
+    layer = conv_layer(ConvCase(channels=64, outputs=64))
+    (template,) = templates_of(layer)
+    (schedule,) = rank(Outline.of(layer), PYNQ, 1).schedules
+    one, two = (call(template, layer, schedule, PYNQ) for call in (measure, measure_twice))
+    (alone,) = search.assemble_alone(template, layer, schedule, PYNQ).launches
+    cold = schedule_stream(PYNQ, Isa.of(PYNQ).decode_stream(alone.insns)).cycles
+    assert one < cold < two < 2 * cold
 
 
 def test_a_search_that_was_broken_off_goes_on(tmp_path: Path) -> None:
