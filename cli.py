@@ -994,9 +994,9 @@ ONE_SHOT = Verb(
 )
 VERBS = (
     Verb("compile", "Compile an ONNX model and write the artifact.", _compile_options, _compile),
-    Verb("tune", "Search for faster schedules and remember them.", _tune_options, _tune),
     Verb("run", "Run an artifact.", _run_options, _run),
     Verb("compare", "Compare a model on VTA with the CPU.", _compare_options, _compare),
+    Verb("tune", "Search for faster schedules and remember them.", _tune_options, _tune),
     Verb("inspect", "Show what an artifact contains.", _inspect_options, _inspect),
     Verb("profile", "Show where the cycles of a model go.", _profile_options, _profile),
     Verb("replay", "Execute recorded launches again.", _replay_options, _replay),
