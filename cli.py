@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 FINE, FAILED, USER_ERROR = 0, 1, 2
 INTERRUPTED, BROKEN_PIPE = 130, 141
 RANDOM_SAMPLES = 64
+TRIALS = 64
 LAYER_SAMPLES = 8
 EMULATOR, EMULATED = "emulator", "pynq"
 DATA_TITLE = "data (REF: FILE.npz#key, FILE.npz, FILE.npy or a folder; raw, as the recipe takes it)"
@@ -196,6 +197,15 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
 def _add_compilation(parser: argparse.ArgumentParser, target: str | None = "sim") -> None:
     _add_target(parser, target)
     group = parser.add_argument_group("compilation")
+    _add_layers(group)
+    group.add_argument("--tiles", type=_tiles, action="append", default=[],
+                       metavar="LAYER:KEY=V,...", help="override a layer's schedule")
+    group.add_argument("--dump-stages", metavar="DIR", help="write every stage's graph as text")
+    group.add_argument("--stop-after", metavar="STAGE", help="print that stage's graph and stop")
+
+
+def _add_layers(group: argparse._ArgumentGroup) -> None:
+    """What decides which layers a model has on VTA."""
     group.add_argument("--calib", metavar="REF", help="calibration samples")
     group.add_argument("--calib-method", choices=CALIBRATION_METHODS, default="mse")
     group.add_argument("--weight-rounding", choices=WEIGHT_ROUNDINGS, default="compensated",
@@ -206,12 +216,15 @@ def _add_compilation(parser: argparse.ArgumentParser, target: str | None = "sim"
     group.add_argument("--batch", type=_positive, default=1, metavar="N", help="compiled batch")
     group.add_argument("--place", type=_placement, action="append", default=[],
                        metavar="NODE=DEVICE", help="put an ONNX node on vta or host")
-    group.add_argument("--tiles", type=_tiles, action="append", default=[],
-                       metavar="LAYER:KEY=V,...", help="override a layer's schedule")
     group.add_argument("--keep-intermediates", action="store_true",
                        help="let every layer's output be read after a run")
-    group.add_argument("--dump-stages", metavar="DIR", help="write every stage's graph as text")
-    group.add_argument("--stop-after", metavar="STAGE", help="print that stage's graph and stop")
+    group.add_argument("--log", metavar="FILE", type=Path,
+                       help="decisions about schedules (default: the user's cache)")
+
+
+def _add_cluster(parser: argparse._ActionsContainer, what: str) -> None:
+    parser.add_argument("--scheduler", metavar="tcp://HOST:PORT",
+                        help=f"{what} a Dask cluster (needs vtaflow[cluster])")
 
 
 def _add_limits(parser: argparse.ArgumentParser) -> None:
@@ -271,6 +284,22 @@ def _compile_options(parser: argparse.ArgumentParser) -> None:
                         help="run once and write every launch for `deploy replay`")
 
 
+def _tune_options(parser: argparse.ArgumentParser) -> None:
+    _add_model(parser)
+    _add_target(parser)
+    group = parser.add_argument_group("search")
+    group.add_argument("--trials", type=_positive, default=TRIALS, metavar="N",
+                       help=f"schedules of a layer that are timed (default: {TRIALS})")
+    group.add_argument("--processes", type=_positive, metavar="P",
+                       help="that search at the same time (default: one a CPU)")
+    _add_cluster(group, "search on")
+    group = parser.add_argument_group("the model's layers, as `deploy compile` makes them")
+    _add_layers(group)
+    group.add_argument("--recipe", metavar="FILE", help="default: MODEL.json beside the model")
+    group.add_argument("--seed", type=int, default=0, help="of random data (default: 0)")
+    parser.set_defaults(tiles=[], dump_stages=None, stop_after=None)
+
+
 def _run_options(parser: argparse.ArgumentParser) -> None:
     _add_artifact(parser)
     _add_target(parser, None)
@@ -291,6 +320,7 @@ def _compare_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--layers", action="store_true",
                         help="compare with the simulator instead, byte for byte and tensor by "
                         "tensor; the artifact has --keep-intermediates")
+    _add_cluster(parser, "spread the samples over simulators on")
     _add_compilation(parser)
     _add_place(parser)
     _add_data(parser)
@@ -370,7 +400,8 @@ def _deploy(options: Options) -> int:
     from .evaluate import compare
 
     with _progress(options, _count(feeds), "comparing") as progress:
-        comparison = compare(compiled, feeds, labels, place, progress)
+        scheduler = getattr(options, "scheduler", None)
+        comparison = compare(compiled, feeds, labels, place, progress, scheduler)
     if options.output:
         compiled.save(options.output)
     manifest = compiled.artifact.manifest
@@ -404,6 +435,32 @@ def _compile(options: Options) -> int:
         notes=notes,
     )
     _emit(options, found, report.model_text(found))
+    return FINE
+
+
+def _tune(options: Options) -> int:
+    """Search for schedules and keep them in the log."""
+    from .tuning import open_tuning, rows
+    from .workers import workers
+
+    if options.scheduler and options.processes:
+        raise UsageError("--scheduler has processes of its own: leave --processes out")
+    began, target = time.perf_counter(), _target(options.target)
+    recipe, inputs = _source(options)
+    calibration = _calibration(options, recipe, inputs)
+    with _progress(options, _count(calibration or {}), "calibrating") as progress:
+        compiling = _compile_options_of(options, recipe, progress)
+        tuning, keep = open_tuning(options.model, target, calibration, compiling, options.trials)
+    with (
+        workers(options.processes, options.scheduler) as crew,
+        _progress(options, tuning.left, "tuning") as progress,
+    ):
+        found = rows(tuning.run(crew, keep, progress))
+    seconds = time.perf_counter() - began
+    result = report.tuning_report(
+        Path(options.model).stem, target.name, options.trials, crew.width, found, seconds
+    )
+    _emit(options, result, report.tuning_text(result))
     return FINE
 
 
@@ -442,6 +499,7 @@ def _run(options: Options) -> int:
 
 def _compare(options: Options) -> int:
     """Compare a model on the device with the float reference, or with the simulator."""
+    _require_simulators(options)
     if options.layers:
         return _compare_layers(options)
     if options.artifact is None:
@@ -456,12 +514,23 @@ def _compare(options: Options) -> int:
         feeds, labels = _test_data(options, _recipe(options), session.get_inputs())
         with _progress(options, _count(feeds), "comparing") as progress:
             comparison = compare_artifact(
-                session, options.model, feeds, labels, progress=progress
+                session, options.model, feeds, labels, progress, options.scheduler
             )
         notes = _place_notes(place, session.artifact.name)
         return _judge(
             options, comparison, manifest, notes or _device_notes(manifest["target"], place)
         )
+
+
+def _require_simulators(options: Options) -> None:
+    """Refuse a cluster for what does not run on simulators alone."""
+    if options.scheduler is None:
+        return
+    for name in ("layers", "host", "bitstream"):
+        if getattr(options, name):
+            raise UsageError(f"--scheduler spreads samples over simulators: leave --{name} out")
+    if options.device not in (None, "sim"):
+        raise UsageError("--scheduler spreads samples over simulators: leave --device out")
 
 
 def _compare_layers(options: Options) -> int:
@@ -690,8 +759,7 @@ def _compiled(
     """The compiled model; None if the compiler was told to stop on the way."""
     from .compiler import Stopped, compile
 
-    reference = options.calib or recipe.calibration
-    calibration = load_feeds(reference, inputs, recipe.preprocessing) if reference else None
+    calibration = _calibration(options, recipe, inputs)
     with _progress(options, _count(calibration or {}), "calibrating") as progress:
         try:
             compiled = compile(
@@ -705,6 +773,14 @@ def _compiled(
             return None
     _warn(compiled.warnings)
     return compiled
+
+
+def _calibration(
+    options: Options, recipe: Recipe, inputs: Sequence[TensorInfo]
+) -> dict[str, Array] | None:
+    """The calibration samples that were given, on the command line or by the recipe."""
+    reference = options.calib or recipe.calibration
+    return load_feeds(reference, inputs, recipe.preprocessing) if reference else None
 
 
 def _compile_options_of(
@@ -727,6 +803,7 @@ def _compile_options_of(
         placement=dict(options.place),
         schedules=schedules,
         keep_intermediates=options.keep_intermediates,
+        log=options.log,
         preprocessing=recipe.note(),
         dump=_stage_writer(options),
         stop_after=options.stop_after,
@@ -917,6 +994,7 @@ VERBS = (
     Verb("compile", "Compile an ONNX model and write the artifact.", _compile_options, _compile),
     Verb("run", "Run an artifact.", _run_options, _run),
     Verb("compare", "Compare a model on VTA with the CPU.", _compare_options, _compare),
+    Verb("tune", "Search for faster schedules and remember them.", _tune_options, _tune),
     Verb("inspect", "Show what an artifact contains.", _inspect_options, _inspect),
     Verb("profile", "Show where the cycles of a model go.", _profile_options, _profile),
     Verb("replay", "Execute recorded launches again.", _replay_options, _replay),

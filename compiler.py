@@ -20,7 +20,7 @@ from .backend.listing import listing
 from .backend.program import Program
 from .backend.target import Target
 from .bundle import bundle
-from .errors import DataError
+from .errors import ArenaError, DataError, ScheduleError, StreamError
 from .frontend.onnx_import import import_onnx
 from .frontend.quantised import Imported, unquantised
 from .graph.calibration import (
@@ -46,6 +46,7 @@ from .runtime.tensors import TensorInfo
 from .schedules import log_file
 from .schedules.legality import accepts_on
 from .schedules.model import LaunchStep, Lowered, lower
+from .schedules.search import ScheduleLog
 
 CHECK_BASE = 0x0100_0000
 """Physical address at which streams are checked; the loader checks again at its own."""
@@ -87,9 +88,10 @@ class CompileOptions:
     `weight_rounding` are those of graph.passes.quantise, `equalise` evens out channels first (not
     without calibration data, and not of a model that states its ranges);
     `placement` maps ONNX nodes to "vta" or "host"; `schedules` maps layers to schedule fields;
-    `preprocessing` is the note kept for the artifact; `dump` is called with a stage's name and its
-    result as text; `progress` with the number of calibration samples done; `seed` feeds random
-    calibration.
+    `log` is the file of schedule decisions, by default the user's; `preprocessing` is the note
+    kept for the artifact; `dump` is called with a stage's name and its result as text;
+    `progress` with the number of calibration samples done; `seed` feeds random
+    calibration, which takes `random_samples`.
     """
 
     batch: int = 1
@@ -102,11 +104,13 @@ class CompileOptions:
     placement: Mapping[str, str] = field(default_factory=dict)
     schedules: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     keep_intermediates: bool = False
+    log: Path | None = None
     preprocessing: Mapping[str, Any] | None = None
     dump: Callable[[str, str], None] | None = None
     stop_after: str | None = None
     progress: Callable[[int], None] = lambda samples: None
     seed: int = 0
+    random_samples: int = RANDOM_SAMPLES
 
 
 @dataclass(frozen=True)
@@ -145,9 +149,57 @@ def compile(
     began = time.perf_counter()
     options = options or CompileOptions()
     target = target if isinstance(target, Target) else Target.load(target)
+    done = partial(_done, options)
+    graphs = prepare(model, target, calibration, options)
+    log = log_file.load(options.log)
+    try:
+        lowered, assembled = _program(graphs.integer, target, options, log)
+    except (ArenaError, ScheduleError, StreamError):
+        # A decision may fit its layer and yet break a rule; whoever wrote it, models compile.
+        lowered, assembled = _program(graphs.integer, target, options, ScheduleLog())
+    artifact = bundle(Path(model), target, options.preprocessing, options.keep_intermediates,
+                      graphs.imported, graphs.placed, graphs.integer, lowered, assembled)
+    done("assemble", "\n".join(listing(artifact)))
+    seconds = time.perf_counter() - began
+    return CompiledModel(
+        artifact, Path(model), graphs.placed, graphs.integer, lowered, graphs.warnings, seconds
+    )
+
+
+def _program(
+    integer: Graph, target: Target, options: CompileOptions, log: ScheduleLog
+) -> tuple[Lowered, Program]:
+    """The stages of `compile` from choosing schedules with `log` to a checked program."""
+    lowered = lower(integer, target, options.schedules, options.keep_intermediates, log)
+    commands = "\n".join(str(one) for launch in lowered.launches for one in launch)
+    _done(options, "lower", commands)
+    assembled = program.assemble(
+        target, lowered.launches, lowered.buffers, options.keep_intermediates
+    )
+    check(target, assembled, lowered)
+    log_file.keep(log, options.log)
+    return lowered, assembled
+
+
+@dataclass(frozen=True)
+class Graphs:
+    """A model on its way to schedules: as imported, placed in float, and packed in integers."""
+
+    imported: Graph
+    placed: Graph
+    integer: Graph
+    warnings: tuple[str, ...]
+
+
+def prepare(
+    model: str | os.PathLike[str],
+    target: Target,
+    calibration: Array | Mapping[str, Array] | None,
+    options: CompileOptions,
+) -> Graphs:
+    """The stages of `compile` before schedules are chosen."""
     warnings: list[str] = []
     done = partial(_done, options)
-
     imported = import_onnx(model, batch=options.batch)
     done("import", to_text(imported))
     real = unquantised(imported, str(model))
@@ -175,21 +227,7 @@ def compile(
         Stage("pack", partial(pack, batch=target.batch, block=target.block_in), PACKED),
     ]
     integer = run_passes(placed, stages, done)
-    log = log_file.load()
-    lowered = lower(integer, target, options.schedules, options.keep_intermediates, log)
-    log_file.keep(log)
-    done("lower", "\n".join(str(one) for launch in lowered.launches for one in launch))
-    assembled = program.assemble(
-        target, lowered.launches, lowered.buffers, options.keep_intermediates
-    )
-    check(target, assembled, lowered)
-    artifact = bundle(Path(model), target, options.preprocessing, options.keep_intermediates,
-                      imported, placed, integer, lowered, assembled)
-    done("assemble", "\n".join(listing(artifact)))
-    seconds = time.perf_counter() - began
-    return CompiledModel(
-        artifact, Path(model), placed, integer, lowered, tuple(warnings), seconds
-    )
+    return Graphs(imported, placed, integer, tuple(warnings))
 
 
 def model_inputs(model: str | os.PathLike[str]) -> tuple[TensorInfo, ...]:
@@ -218,7 +256,7 @@ def _samples(
     if calibration is None:
         if not set(quantised_values(graph)) <= set(real.limits):
             warnings.append(RANDOM_WARNING)
-        return random_calibration(graph, RANDOM_SAMPLES, options.seed)
+        return random_calibration(graph, options.random_samples, options.seed)
     if isinstance(calibration, Mapping):
         return calibration
     if len(graph.inputs) == 1:

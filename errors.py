@@ -57,3 +57,7 @@ class FeedError(VtaflowError):
 
 class DeviceError(VtaflowError):
     """The device that should run an artifact is absent or failed."""
+
+
+class WorkerError(VtaflowError):
+    """The processes or the cluster that should do the work are absent or failed."""

@@ -29,6 +29,8 @@ from .runtime.comparison import (
 )
 from .runtime.device import Device
 from .runtime.session import InferenceSession
+from .runtime.spread import Spread
+from .workers import workers
 
 LAYER_SAMPLES = 32
 """Samples on which layers are compared: every value of the model is held for a part of them."""
@@ -43,15 +45,19 @@ def compare(
     labels: Array | None = None,
     device: str | Device | Client = "sim",
     progress: Callable[[int], object] = lambda samples: None,
+    scheduler: str | None = None,
 ) -> Comparison:
     """Run `feeds` (name -> (n, ...), as they enter the model) on the device and on the CPU.
 
     `labels` are n class numbers for the first output. On any device but the simulator, what
-    leaves VTA is compared with the simulator's bytes too. Raises FeedError or DataError when the
-    data do not fit the model.
+    leaves VTA is compared with the simulator's bytes too. The samples may be spread over
+    simulators on the Dask cluster at `scheduler`. Raises FeedError or DataError when the data do
+    not fit the model, WorkerError when the cluster cannot be used.
     """
     with InferenceSession(compiled.artifact, device) as session:
-        comparison, found = _beside_cpu(session, compiled.source, feeds, labels, progress)
+        comparison, found = _beside_cpu(
+            session, compiled.source, feeds, labels, progress, scheduler
+        )
         mismatch = _mismatch(compiled.integer, feeds, found)
         if mismatch is None and device != "sim":
             mismatch = _beside_simulator(session, feeds)
@@ -64,6 +70,7 @@ def compare_artifact(
     feeds: Mapping[str, Array],
     labels: Array | None = None,
     progress: Callable[[int], object] = lambda samples: None,
+    scheduler: str | None = None,
 ) -> Comparison:
     """As `compare`, for an artifact that was compiled from the ONNX file `model` before.
 
@@ -76,7 +83,7 @@ def compare_artifact(
         raise ModelError(os.fspath(model), [f"cannot be read: {error.strerror}"]) from None
     if session.artifact.manifest["model"]["sha256"] != digest:
         raise DataError(f"{session.artifact.source}: was not compiled from {os.fspath(model)}")
-    return _beside_cpu(session, Path(model), feeds, labels, progress)[0]
+    return _beside_cpu(session, Path(model), feeds, labels, progress, scheduler)[0]
 
 
 def _beside_cpu(
@@ -85,9 +92,17 @@ def _beside_cpu(
     feeds: Mapping[str, Array],
     labels: Array | None,
     progress: Callable[[int], object],
+    scheduler: str | None,
 ) -> tuple[Comparison, dict[str, Array]]:
     """Outputs on the device beside those on the CPU, and the device's outputs by name."""
-    outputs = session.run(None, feeds, progress)
+    if scheduler is None:
+        outputs = session.run(None, feeds, progress)
+    else:
+        with workers(scheduler=scheduler) as crew:
+            artifact = crew.share(session.artifact.to_bytes())
+            outputs = session.run(
+                None, feeds, progress, Spread(crew.executor, artifact, 2 * crew.width)
+            )
     names = [tensor.name for tensor in session.get_outputs()]
     statistics = session.last_run
     assert statistics is not None

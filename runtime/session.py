@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -27,6 +28,7 @@ from .preprocessing import Preprocessing, batched
 from .recipe import preprocessing_of
 from .runner import LocalRunner, Record, Runner
 from .simdevice import SimDevice
+from .spread import Spread
 from .tensors import TensorInfo, tensors_of
 
 DEVICES: Mapping[str, Callable[[Target], Device]] = {
@@ -35,6 +37,14 @@ DEVICES: Mapping[str, Callable[[Target], Device]] = {
     "board": board_device,
 }
 """Devices by name; each is made for the hardware that it is or plays."""
+
+Compute = Callable[[Sequence[str], Mapping[str, Array], Record], list[Array]]
+"""The values of some names for one part of the samples."""
+
+Several = Callable[
+    [Sequence[str], Iterable[Mapping[str, Array]], Record], Iterator[list[Array]]
+]
+"""The same for part after part."""
 
 
 @dataclass(frozen=True)
@@ -112,17 +122,21 @@ class InferenceSession:
         output_names: Sequence[str] | None,
         feeds: Mapping[str, Array],
         progress: Callable[[int], object] = lambda samples: None,
+        spread: Spread | None = None,
     ) -> list[Array]:
         """Compute outputs (all if `output_names` is None) for any number of samples.
 
         Names of kept intermediates and of device outputs may stand among the outputs; they come
         as stored, unpacked. `progress` is called with the number of samples done each time.
+        `spread` computes elsewhere what would run on a simulator here.
         Raises FeedError when names, shapes, dtypes or values are not what the model takes.
         """
         names = self._names(output_names)
         for tensor in self._check_inputs(feeds):
             check_feed(tensor, feeds[tensor.name])
-        return self._run(names, feeds, self._runner.run, progress)
+        if spread is None:
+            return self._run(names, feeds, self._in_turn(self._runner.run), progress)
+        return self._run(names, feeds, partial(spread.run, self.target), progress)
 
     def run_raw(
         self,
@@ -142,13 +156,26 @@ class InferenceSession:
             if not isinstance(array, np.ndarray) or not array.size:
                 raise FeedError(f"input {tensor.name!r}: expected a NumPy array of raw samples")
             raw[tensor.name] = batched(array, tensor)
-        return self._run(names, raw, self._runner.run_raw, progress)
+        return self._run(names, raw, self._in_turn(self._runner.run_raw), progress)
+
+    def _in_turn(self, compute: Compute) -> Several:
+        """Parts one after the other on the device of the session."""
+
+        def several(
+            names: Sequence[str], parts: Iterable[Mapping[str, Array]], record: Record
+        ) -> Iterator[list[Array]]:
+            for part in parts:
+                values = compute(names, part, record)
+                self._ran = True
+                yield values
+
+        return several
 
     def _run(
         self,
         names: Sequence[str],
         arrays: Mapping[str, Array],
-        compute: Callable[[Sequence[str], Mapping[str, Array], Record], list[Array]],
+        compute: Several,
         progress: Callable[[int], object],
     ) -> list[Array]:
         """Everything in parts, results put together, statistics noted."""
@@ -156,10 +183,9 @@ class InferenceSession:
         began = time.perf_counter()
         record = Record()
         chunks: list[list[Array]] = []
-        for part in self._parts(arrays, samples):
-            chunks.append(compute(names, part, record))
-            self._ran = True
-            progress(len(next(iter(part.values()))))
+        for values in compute(names, self._parts(arrays, samples), record):
+            chunks.append(values)
+            progress(len(values[0]))
         seconds = time.perf_counter() - began
         self.last_run = RunStatistics(
             counters=record.counters,

@@ -21,28 +21,49 @@ def cache_path() -> Path:
     return Path(folder or Path.home() / ".cache" / "vtaflow") / "schedules.log"
 
 
-def load(shipped: Path = SHIPPED, cache: Path | None = None) -> ScheduleLog:
-    """The shipped decisions, then the user's, which win. Files that cannot be read are left out."""
+def load(path: Path | None = None) -> ScheduleLog:
+    """The shipped decisions, then those of `path`, by default the user's.
+
+    Files that are not there are left out, and so are any that cannot be read unless `path` was
+    asked for: that raises OSError.
+    """
     log = ScheduleLog()
-    for path in (shipped, cache or cache_path()):
+    for one in (SHIPPED, path or cache_path()):
         try:
-            with open(path, encoding="utf-8", errors="replace") as file:
+            with open(one, encoding="utf-8", errors="replace") as file:
                 log.read(file.read(MOST_BYTES))
-        except OSError:
+        except FileNotFoundError:
             continue
+        except OSError:
+            if one == path:
+                raise
     return log
 
 
-def keep(log: ScheduleLog, cache: Path | None = None) -> None:
-    """Append the fresh decisions to the user's file; a cache that cannot be written is no error."""
+def keep(log: ScheduleLog, path: Path | None = None) -> None:
+    """Append the fresh decisions to `path`, by default the user's file.
+
+    The user's cache may be impossible to write; a file that was asked for raises OSError.
+    """
     if not log.fresh:
         return
-    path = cache or cache_path()
-    text = "\n".join(lines(log.fresh)) + "\n"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "a", encoding="utf-8") as file:
-            file.write(text)
+        append(log, path or cache_path())
     except OSError:
-        return
+        if path is not None:
+            raise
+
+
+def append(log: ScheduleLog, path: Path) -> None:
+    """Append the fresh decisions to a file, on lines of their own even if its last was cut short.
+
+    Raises OSError.
+    """
+    text = "".join(f"{line}\n" for line in lines(log.fresh))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a+b") as file:
+        if text and file.seek(0, os.SEEK_END):
+            file.seek(-1, os.SEEK_END)
+            text = text if file.read(1) == b"\n" else "\n" + text
+        file.write(text.encode())
     log.fresh.clear()

@@ -15,11 +15,11 @@ from ..backend.commands import Buffer, Command, Load, Memory, Store
 from ..backend.target import Target
 from ..errors import ScheduleError
 from ..graph.graph import Graph, Node
-from . import TEMPLATES
 from .emitter import Emitter
 from .places import Place, find_places
-from .search import ScheduleLog, choose
+from .search import ScheduleLog, choose, layer_key
 from .template import Layer, Template
+from .trials import templates_of
 
 
 @dataclass(frozen=True)
@@ -120,6 +120,20 @@ def lower(
     )
 
 
+def distinct_layers(graph: Graph, apart: bool = False) -> dict[str, list[Layer]]:
+    """The device layers of a packed graph by layer_key: those of a list have one schedule.
+
+    `apart` as for `lower`.
+    """
+    places = find_places(graph, launch_stages(graph), apart)
+    found: dict[str, list[Layer]] = {}
+    for node in graph.nodes:
+        if node.device == "vta" and node.op != "VtaFlatten":
+            layer = Layer.of(graph, node, places)
+            found.setdefault(layer_key(layer), []).append(layer)
+    return found
+
+
 def launch_stages(graph: Graph) -> dict[str, int]:
     """Node name -> launch of a device node, or the launch that a host node must precede."""
     producers = graph.producers()
@@ -204,9 +218,7 @@ def _choose(
 ) -> tuple[Template, Any]:
     """The template and the fastest schedule, or the one that `wanted` describes."""
     reasons = []
-    for template in TEMPLATES:
-        if template.device_op != layer.node.op:
-            continue
+    for template in templates_of(layer):
         if wanted:
             return template, template.override(layer, target, wanted)
         chosen = choose(template, layer, target, log)

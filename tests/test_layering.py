@@ -27,7 +27,10 @@ ROOMS: dict[str, frozenset[str]] = {
     "runtime": frozenset({"errors", "backend", "ops"}),
     "bundle": FOLDERS | {"errors"},
     "compiler": FOLDERS | {"errors", "bundle"},
-    "evaluate": FOLDERS | {"errors", "compiler"},
+    "workers": frozenset({"errors"}),
+    "evaluate": FOLDERS | {"errors", "compiler", "workers"},
+    "tuning": FOLDERS | {"errors", "compiler", "workers"},
+    "ship_schedules": FOLDERS | {"compiler", "models", "tuning", "workers"},
     "report": frozenset({"errors", "runtime"}),
     "profiling": frozenset({"errors", "ops", "backend", "runtime", "report"}),
     "selftest_programs": FOLDERS | {"errors"},
@@ -36,7 +39,7 @@ ROOMS: dict[str, frozenset[str]] = {
     "cli": frozenset(
         {
             *("errors", "backend", "runtime", "compiler", "evaluate", "report"),
-            *("profiling", "selftest_programs"),
+            *("profiling", "selftest_programs", "tuning", "workers"),
         }
     ),
     "models": frozenset({"errors"}),
@@ -58,7 +61,10 @@ THIRD_PARTY: dict[str, frozenset[str]] = {
     "runtime": NUMPY | {"pynq"},  # on a board, and only when it is used
     "bundle": NUMPY,
     "compiler": NUMPY | {"tqdm"},
+    "workers": frozenset({"distributed"}),  # where a cluster is asked for
     "evaluate": NUMPY,
+    "tuning": frozenset(),
+    "ship_schedules": frozenset({"tqdm"}),
     "report": frozenset(),
     "profiling": NUMPY | {"plotly"},
     "selftest_programs": NUMPY,
