@@ -54,7 +54,8 @@ def compare(
         comparison, found = _beside_cpu(session, compiled.source, feeds, labels, progress)
         mismatch = _mismatch(compiled.integer, feeds, found)
         if mismatch is None and device != "sim":
-            mismatch = _beside_simulator(session, feeds)
+            comparison = _beside_simulator(session, feeds, comparison)
+            mismatch = comparison.mismatch
     return replace(comparison, layers=_layers(compiled, feeds), mismatch=mismatch)
 
 
@@ -136,19 +137,25 @@ def _layers(compiled: CompiledModel, feeds: Mapping[str, Array]) -> tuple[Tensor
     )
 
 
-def _beside_simulator(session: InferenceSession, feeds: Mapping[str, Array]) -> str | None:
-    """The first element that leaves VTA where the device and the simulator differ, or None."""
+def _beside_simulator(
+    session: InferenceSession, feeds: Mapping[str, Array], comparison: Comparison
+) -> Comparison:
+    """What leaves VTA on the device beside what leaves it on the simulator, byte for byte."""
     names = session.get_device_outputs()
     some = {name: array[: EXACT_SAMPLES * session.artifact.batch] for name, array in feeds.items()}
     if not names:
-        return None
+        return comparison
     with InferenceSession(session.artifact) as simulator:
         wanted, found = simulator.run(names, some), session.run(names, some)
     for name, one, other in zip(names, wanted, found, strict=True):
         difference = first_difference(one, other)
         if difference:
-            return f"{name!r}, as it leaves VTA, {difference}"
-    return None
+            return replace(comparison, mismatch=f"{name!r}, as it leaves VTA, {difference}")
+    return replace(
+        comparison,
+        compared_samples=len(wanted[0]),
+        compared_bytes=sum(array.nbytes for array in wanted),
+    )
 
 
 def _mismatch(

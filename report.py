@@ -69,6 +69,8 @@ def model_report(
         "samples": comparison.samples if comparison else 0,
         "reference": comparison.reference if comparison else None,
         "mismatch": comparison.mismatch if comparison else None,
+        "compared_samples": comparison.compared_samples if comparison else 0,
+        "compared_bytes": comparison.compared_bytes if comparison else 0,
         "warnings": list(warnings),
         "notes": list(notes),
     }
@@ -186,6 +188,11 @@ def _size_lines(report: Json) -> list[str]:
         lines.append(
             f"Run time: {report['run_seconds']:.3f} s for {report['samples']} samples "
             f"(CPU {report['cpu_seconds']:.3f} s)"
+        )
+    if report["compared_bytes"]:
+        lines.append(
+            f"What leaves VTA: {report['compared_bytes']} bytes of {report['compared_samples']} "
+            "samples, all equal to the simulator's"
         )
     return lines + list(report["notes"])
 

@@ -63,7 +63,8 @@ class Comparison:
 
     `outputs` and `layers` compare with the float reference; `counters` are those of one compiled
     batch. `mismatch` names the first place where the device differs from the exact integer model
-    (None: every byte agrees), which is a failure and not a loss of accuracy.
+    (None: every byte agrees), which is a failure and not a loss of accuracy. `compared_bytes` is
+    how many bytes that left a device were compared with the simulator's, over `compared_samples`.
     """
 
     outputs: tuple[TensorComparison, ...]
@@ -76,6 +77,8 @@ class Comparison:
     cpu_seconds: float
     reference: str
     mismatch: str | None = None
+    compared_samples: int = 0
+    compared_bytes: int = 0
 
 
 def compare_tensors(name: str, expected: Array, actual: Array) -> TensorComparison:
