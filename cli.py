@@ -329,7 +329,13 @@ def _replay_options(parser: argparse.ArgumentParser) -> None:
 
 def _selftest_options(parser: argparse.ArgumentParser) -> None:
     _add_target(parser)
-    _add_device(parser)
+    parser.add_argument("--device", metavar="D",
+                        help="what is tested: board (default for the targets of boards, on one), "
+                        "emulator, or sim (default elsewhere)")
+    parser.add_argument("--bitstream", metavar="PATH",
+                        help="of the board (default: the target's in the cache)")
+    parser.add_argument("-o", "--output", metavar="BOARD.json",
+                        help="write a board's description with what was measured, for --target")
 
 
 def _serve_options(parser: argparse.ArgumentParser) -> None:
@@ -626,15 +632,55 @@ def _replay(options: Options) -> int:
 
 
 def _selftest(options: Options) -> int:
-    """Run the built-in programs on a target."""
-    from .backend.target import Target
+    """Run the built-in programs on a target; hardware is probed first."""
+    from .runtime.board import on_board
     from .runtime.selftest import run_selftest
 
-    target = Target.load(options.target)
-    results = run_selftest(target, options.device or "sim", _selftest_program)
-    found = report.tests_report(target.name, results)
+    _require_place(options.output, options.target)
+    target = _target(options.target)
+    device = options.device or ("board" if target.registers and on_board() else "sim")
+    if device != "sim":
+        return _selftest_hardware(options, target, device)
+    if options.output or options.bitstream:
+        raise UsageError("--output and --bitstream are for hardware: --device board or emulator")
+    results = run_selftest(target, device, _selftest_program)
+    return _judge_tests(options, report.tests_report(
+        target.name, results, notes=_device_notes(target.to_json(), device)
+    ))
+
+
+def _selftest_hardware(options: Options, target: Target, device: str) -> int:
+    """Probe a board, then run the programs on it as it was measured."""
+    from contextlib import closing
+
+    from .runtime.board import open_hardware
+    from .runtime.probes import PROBES, probe_board
+    from .runtime.selftest import run_selftest
+
+    with (
+        closing(open_hardware(device, target, options.bitstream)) as board,
+        _progress(options, len(PROBES), "probing") as progress,
+    ):
+        found = probe_board(board, lambda name: progress(1))
+    if not found.passed:
+        note = "No program was run, nothing written: models would not compute right on this board"
+        return _judge_tests(options, report.tests_report(target.name, [], found, [note]))
+    mine = found.calibrated()
+    with closing(open_hardware(device, mine, options.bitstream)) as board:
+        results = run_selftest(mine, board.device(), _selftest_program)
+    note = "To keep what was measured: -o my_board.json, then --target my_board.json"
+    if options.output:
+        found.save(options.output)
+        note = f"Written: {options.output}, for --target"
+    return _judge_tests(options, report.tests_report(target.name, results, found, [note]))
+
+
+def _judge_tests(options: Options, found: Mapping[str, Any]) -> int:
+    """Print a self-test; FAILED if a probe or a program did, or none ran.
+
+    Programs too large for the hardware are no failure, but one at least must have passed.
+    """
     _emit(options, found, report.tests_text(found))
-    # Programs too large for the hardware are no failure, but one at least must have passed.
     verdicts = {one["passed"] for one in found["tests"]}
     return FINE if True in verdicts and False not in verdicts else FAILED
 

@@ -14,6 +14,7 @@ from .runtime.comparison import Comparison, TensorComparison
 
 if TYPE_CHECKING:
     from .runtime.layer_comparison import LayerComparison
+    from .runtime.probes import Capabilities
     from .runtime.replay import Replay
     from .runtime.session import RunStatistics
 
@@ -404,11 +405,17 @@ def replay_text(report: Json) -> list[str]:
     return table(("file", "result"), rows)
 
 
-def tests_report(target: str, results: Sequence[Tested]) -> Json:
-    """What `deploy selftest` found."""
+def tests_report(
+    target: str,
+    results: Sequence[Tested],
+    capabilities: Capabilities | None = None,
+    notes: Sequence[str] = (),
+) -> Json:
+    """What `deploy selftest` found; `capabilities` are those of hardware."""
     return {
         "schema_version": SCHEMA_VERSION,
         "target": target,
+        "capabilities": capabilities.to_json() if capabilities else None,
         "tests": [
             {
                 "name": one.name,
@@ -419,6 +426,7 @@ def tests_report(target: str, results: Sequence[Tested]) -> Json:
             }
             for one in results
         ],
+        "notes": list(notes),
     }
 
 
@@ -434,11 +442,25 @@ def tests_text(report: Json) -> list[str]:
     ]
     passed = sum(one["passed"] is True for one in tests)
     return [
-        *table(("test", "result", "est. cycles", *names), rows),
-        "",
+        *(_capability_lines(report["capabilities"]) if report["capabilities"] else []),
+        *(table(("test", "result", "est. cycles", *names), rows) if rows else []),
+        *([""] if rows else []),
         *(f"{one['name']}: {one['detail']}" for one in tests if one["detail"]),
-        f"{passed} of {len(rows)} passed on target {report['target']}",
+        f"{passed} of {len(rows)} programs passed on target {report['target']}",
+        *report["notes"],
     ]
+
+
+def _capability_lines(found: Json) -> list[str]:
+    """What the probes of a board say."""
+    words = {True: "ok", False: "FAILED"}
+    probes = [(one["name"], words[one["passed"]], one["text"]) for one in found["probes"]]
+    lines = [*table(("probe", "result", "finding"), probes), ""]
+    if found["bitstream"]:
+        lines += [f"Bitstream {name}: {value}" for name, value in found["bitstream"].items()]
+    for name, pair in found["differences"].items():
+        lines.append(f"Measured: {name} {pair['measured']} (described: {pair['described']})")
+    return [*lines, ""] if lines[-1] else lines
 
 
 def banner(message: str) -> list[str]:

@@ -49,8 +49,10 @@ arm_python() {
 }
 
 install_here() {
-    rm -rf "$work/wheels"
-    "$PYTHON" -m pip wheel --quiet --no-deps --wheel-dir "$work/wheels" "$here"
+    rm -rf "$work/wheels" "$work/source"
+    mkdir "$work/source"  # a build leaves files behind
+    tar -cf - -C "$here" --exclude=./.git --exclude=./build . | tar -xf - -C "$work/source"
+    "$PYTHON" -m pip wheel --quiet --no-deps --wheel-dir "$work/wheels" "$work/source"
     TORNADO_EXTENSION=0 "$PYTHON" -m pip wheel --quiet --no-deps --no-binary tornado \
         --wheel-dir "$work/wheels" tornado
     "$PYTHON" -m pip wheel --quiet --no-deps --wheel-dir "$work/wheels" networkx tqdm
