@@ -40,6 +40,9 @@ INTERRUPTED, BROKEN_PIPE = 130, 141
 RANDOM_SAMPLES = 64
 LAYER_SAMPLES = 8
 EMULATOR, EMULATED = "emulator", "pynq"
+NOT_ON_A_BOARD = ("onnx", "networkx", "tqdm")
+"""Packages that the server does without, so that they may be missing."""
+
 DATA_TITLE = "data (REF: FILE.npz#key, FILE.npz, FILE.npy or a folder; raw, as the recipe takes it)"
 CALIBRATION_METHODS = ("mse", "minmax", "percentile", "entropy")
 WEIGHT_ROUNDINGS = ("nearest", "compensated")
@@ -93,6 +96,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader went away. Python would complain once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing not in NOT_ON_A_BOARD:
+            raise
+        return _complain(
+            f"this needs {missing}, which is not installed: pip install {missing}, or, on a board, "
+            "compile on another machine and deploy run MODEL.vta here"
+        )
     except MemoryError:
         return _complain("not enough memory: take a smaller model, batch or data set")
     except OSError as error:
@@ -675,7 +686,7 @@ def _selftest_hardware(options: Options, target: Target, device: str) -> int:
     return _judge_tests(options, report.tests_report(target.name, results, found, [note]))
 
 
-def _judge_tests(options: Options, found: Mapping[str, Any]) -> int:
+def _judge_tests(options: Options, found: dict[str, Any]) -> int:
     """Print a self-test; FAILED if a probe or a program did, or none ran.
 
     Programs too large for the hardware are no failure, but one at least must have passed.
@@ -830,11 +841,13 @@ def _place(options: Options, target: Target) -> str | Device | Client:
         raise UsageError("--host runs on the server's device: leave --device out")
     hardware = bool(target.registers) and not options.device
     url = server_url(options.host, None if hardware else {})
-    if url is not None:
+    if url is not None and options.bitstream is None:
         token = read_token(options.token_file) if options.token_file else None
         return Client(url, token)
-    if options.bitstream is None or options.device != "board":
+    if options.bitstream is None:
         return options.device or "sim"
+    if options.device != "board":
+        raise UsageError("--bitstream is for --device board; a server has its own")
     from .runtime.board import open_board
     from .runtime.board_device import BoardDevice
 
