@@ -14,7 +14,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -173,7 +173,7 @@ def _add_target(parser: argparse.ArgumentParser, default: str | None = "sim") ->
         default=default,
         metavar="T",
         help="a bundled target's name or the path of a VTA JSON file; emulator is short for "
-        f"{EMULATED} on device {EMULATOR} (default: {default or 'that of the artifact'})",
+        f"{EMULATED} on device {EMULATOR} (default: {default or 'that of the artifact, else sim'})",
     )
 
 
@@ -303,7 +303,7 @@ def _compare_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--layers", action="store_true",
                         help="compare with the simulator instead, byte for byte and tensor by "
                         "tensor; the artifact has --keep-intermediates")
-    _add_compilation(parser)
+    _add_compilation(parser, None)
     _add_place(parser)
     _add_data(parser)
     _add_limits(parser)
@@ -463,18 +463,21 @@ def _compare(options: Options) -> int:
     if options.layers:
         return _compare_layers(options)
     if options.artifact is None:
+        options.target = options.target or "sim"
         return _deploy(options)
     from .evaluate import compare_artifact
+    from .runtime.inspection import open_artifact
     from .runtime.session import InferenceSession
 
-    target = _target(options.target)
+    artifact = open_artifact(options.artifact)
+    target = _target(options.target) if options.target else artifact.target
     place = _place(options, target)
-    with InferenceSession(options.artifact, place, target) as session:
+    with InferenceSession(artifact, place, target) as session:
         manifest = session.artifact.manifest
         feeds, labels = _test_data(options, _recipe(options), session.get_inputs())
         with _progress(options, _count(feeds), "comparing") as progress:
             comparison = compare_artifact(
-                session, options.model, feeds, labels, progress=progress
+                session, options.model, feeds, labels, progress, place == "sim"
             )
         notes = _place_notes(place, session.artifact.name)
         return _judge(
@@ -516,6 +519,7 @@ def _kept_artifact(options: Options) -> Artifact | None:
             raise ArtifactError(f"{given}: keeps no layers, compile it with --keep-intermediates")
         return artifact
     options.keep_intermediates = True
+    options.target = options.target or "sim"
     recipe, inputs = _source(options)
     compiled = _compiled(options, recipe, inputs)
     return None if compiled is None else compiled.artifact
@@ -662,8 +666,6 @@ def _selftest(options: Options) -> int:
 
 def _selftest_hardware(options: Options, target: Target, device: str) -> int:
     """Probe a board, then run the programs on it as it was measured."""
-    from contextlib import closing
-
     from .runtime.board import open_hardware
     from .runtime.probes import PROBES, probe_board
     from .runtime.selftest import run_selftest

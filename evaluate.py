@@ -65,11 +65,13 @@ def compare_artifact(
     feeds: Mapping[str, Array],
     labels: Array | None = None,
     progress: Callable[[int], object] = lambda samples: None,
+    simulated: bool = True,
 ) -> Comparison:
     """As `compare`, for an artifact that was compiled from the ONNX file `model` before.
 
-    Nothing is compiled, so there are no graphs to compare layers and exact bytes with. Raises
-    DataError if the artifact was compiled from another file.
+    Nothing is compiled, so there are no graphs to compare layers with; bytes are compared with
+    the simulator's unless the session is `simulated`. Raises DataError if the artifact was
+    compiled from another file.
     """
     try:
         digest = hashlib.sha256(Path(model).read_bytes()).hexdigest()
@@ -77,7 +79,8 @@ def compare_artifact(
         raise ModelError(os.fspath(model), [f"cannot be read: {error.strerror}"]) from None
     if session.artifact.manifest["model"]["sha256"] != digest:
         raise DataError(f"{session.artifact.source}: was not compiled from {os.fspath(model)}")
-    return _beside_cpu(session, Path(model), feeds, labels, progress)[0]
+    comparison, _ = _beside_cpu(session, Path(model), feeds, labels, progress)
+    return comparison if simulated else _beside_simulator(session, feeds, comparison)
 
 
 def _beside_cpu(

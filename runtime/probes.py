@@ -94,11 +94,13 @@ class Capabilities:
         except OSError as error:
             raise DeviceError(f"{os.fspath(path)}: cannot write: {error.strerror}") from None
 
-    def differences(self) -> dict[str, tuple[Any, Any]]:
-        """What was measured otherwise than it is described: field -> described, measured."""
+    def differences(self) -> dict[str, dict[str, Any]]:
+        """The fields that were measured otherwise than they are described; none if one failed."""
+        if not self.passed:
+            return {}
         described, measured = _fields(self.target), _fields(self.calibrated())
         return {
-            name: (value, measured[name])
+            name: {"described": value, "measured": measured[name]}
             for name, value in described.items()
             if value != measured[name]
         }
@@ -109,12 +111,7 @@ class Capabilities:
             "target": self.target.name,
             "bitstream": dict(self.bitstream),
             "passed": self.passed,
-            "differences": {
-                name: {"described": described, "measured": measured}
-                for name, (described, measured) in self.differences().items()
-            }
-            if self.passed
-            else {},
+            "differences": self.differences(),
             "probes": [
                 {
                     "name": finding.name,

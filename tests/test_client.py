@@ -368,8 +368,9 @@ def test_deploy_to_a_server(
     assert deploy("run", "n.vta", "--host", running.url, "--input", "d.npz#test", "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert found["samples"] == 24 and found["notes"][0].startswith("Ran on http")
-    assert deploy("compare", "my net.onnx", "n.vta", "--target", "pynq", "--host", running.url) == 0
-    assert "Ran on http" in capsys.readouterr().out
+    assert deploy("compare", "my net.onnx", "n.vta", "--host", running.url) == 0
+    out = capsys.readouterr().out
+    assert "Ran on http" in out and "bytes of 4 samples, all equal to the simulator's" in out
 
 
 def test_the_reference_systems_variables_name_the_server(
@@ -393,6 +394,17 @@ def test_target_emulator_is_short_for_pynq_on_the_emulator(
     assert deploy("my net.onnx", "--target", "emulator") == 0
     out = capsys.readouterr().out
     assert "for target pynq" in out and "ran on the simulator" not in out
+
+
+def test_an_artifact_is_compared_on_its_own_target(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert deploy("compile", "my net.onnx", "--target", "pynq", "-o", "n.vta") == 0
+    for device in ("emulator", "sim"):
+        assert deploy("compare", "my net.onnx", "n.vta", "--device", device) == 0
+        assert ("all equal to the simulator's" in capsys.readouterr().out) == (device != "sim")
+    assert deploy("compare", "my net.onnx", "--device", "emulator") == 2
+    assert "target 'sim' has design fsim" in capsys.readouterr().err
 
 
 def test_layers_compared(
@@ -426,6 +438,9 @@ def test_a_layer_that_differs_is_named(
         assert wrong[0]["instruction"]["nodes"] == ["gemm0", "relu0"]
         assert deploy(*arguments) == 1
         assert "deploy: failed: " in capsys.readouterr().err
+        assert deploy("compile", *arguments[:3], "-o", "n.vta", "-q") == 0
+        assert deploy("compare", arguments[0], "n.vta", *arguments[1:]) == 1
+        assert ", as it leaves VTA, " in capsys.readouterr().err
     finally:
         transport.faults = Faults()
 
