@@ -679,8 +679,11 @@ def _selftest_hardware(options: Options, target: Target, device: str) -> int:
         note = "No program was run, nothing written: models would not compute right on this board"
         return _judge_tests(options, report.tests_report(target.name, [], found, [note]))
     mine = found.calibrated()
-    with closing(open_hardware(device, mine, options.bitstream)) as board:
-        results = run_selftest(mine, board.device(), _selftest_program)
+    with (
+        closing(open_hardware(device, mine, options.bitstream)) as board,
+        closing(board.device()) as place,
+    ):
+        results = run_selftest(mine, place, _selftest_program)
     note = "To keep what was measured: -o my_board.json, then --target my_board.json"
     if options.output:
         found.save(options.output)

@@ -25,7 +25,9 @@ from vtaflow.runtime.devmem_transport import DevmemTransport, Paths, raw_words
 from vtaflow.runtime.driver import HlsDriver, Job
 from vtaflow.runtime.emulated_memory import EmulatedBuffer
 from vtaflow.runtime.emulator import EmulatedBoard
+from vtaflow.runtime.probes import PROBES, probe_board
 from vtaflow.runtime.pynq_transport import PynqTransport, contiguous_memory
+from vtaflow.runtime.selftest import run_selftest
 from vtaflow.runtime.transport import HostClock
 
 from .boards import DE10, PYNQ, bit_file, compiled, samples, simulated
@@ -157,6 +159,21 @@ def test_pynq_is_what_a_board_uses(
         board.device().load(compiled())
     board.close()
     assert len(pynq.downloaded) == 1
+
+
+def test_probes_and_programs_through_pynq(
+    pynq: FakePynq, bitstream: Bitstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick = tuple(one for one in PROBES if one[0] != "timing")  # no silicon, no times
+    monkeypatch.setattr("vtaflow.runtime.probes.PROBES", quick)
+    board = open_board(PYNQ, bitstream.path)
+    found = probe_board(board)
+    assert found.passed and found.to_json()["bitstream"]["sha256"] == bitstream.sha256
+    device = board.device()
+    assert all(one.passed for one in run_selftest(PYNQ, device))
+    device.close()
+    board.close()
+    assert pynq.hardware.free_bytes == 128 << 20 and pynq.hardware.violations == []
 
 
 def test_one_process_uses_a_board(
