@@ -14,7 +14,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -41,6 +41,9 @@ RANDOM_SAMPLES = 64
 TRIALS = 64
 LAYER_SAMPLES = 8
 EMULATOR, EMULATED = "emulator", "pynq"
+NOT_ON_A_BOARD = ("onnx", "networkx", "tqdm")
+"""Packages that the server does without, so that they may be missing."""
+
 DATA_TITLE = "data (REF: FILE.npz#key, FILE.npz, FILE.npy or a folder; raw, as the recipe takes it)"
 CALIBRATION_METHODS = ("mse", "minmax", "percentile", "entropy")
 WEIGHT_ROUNDINGS = ("nearest", "compensated")
@@ -95,6 +98,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader went away. Python would complain once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing not in NOT_ON_A_BOARD:
+            raise
+        return _complain(
+            f"this needs {missing}, which is not installed: pip install {missing}, or, on a board, "
+            "compile on another machine and deploy run MODEL.vta here"
+        )
     except MemoryError:
         return _complain("not enough memory: take a smaller model, batch or data set")
     except OSError as error:
@@ -164,7 +175,7 @@ def _add_target(parser: argparse.ArgumentParser, default: str | None = "sim") ->
         default=default,
         metavar="T",
         help="a bundled target's name or the path of a VTA JSON file; emulator is short for "
-        f"{EMULATED} on device {EMULATOR} (default: {default or 'that of the artifact'})",
+        f"{EMULATED} on device {EMULATOR} (default: {default or 'that of the artifact, else sim'})",
     )
 
 
@@ -321,7 +332,7 @@ def _compare_options(parser: argparse.ArgumentParser) -> None:
                         help="compare with the simulator instead, byte for byte and tensor by "
                         "tensor; the artifact has --keep-intermediates")
     _add_cluster(parser, "spread the samples over simulators on")
-    _add_compilation(parser)
+    _add_compilation(parser, None)
     _add_place(parser)
     _add_data(parser)
     _add_limits(parser)
@@ -358,7 +369,13 @@ def _replay_options(parser: argparse.ArgumentParser) -> None:
 
 def _selftest_options(parser: argparse.ArgumentParser) -> None:
     _add_target(parser)
-    _add_device(parser)
+    parser.add_argument("--device", metavar="D",
+                        help="what is tested: board (default for the targets of boards, on one), "
+                        "emulator, or sim (default elsewhere)")
+    parser.add_argument("--bitstream", metavar="PATH",
+                        help="of the board (default: the target's in the cache)")
+    parser.add_argument("-o", "--output", metavar="BOARD.json",
+                        help="write a board's description with what was measured, for --target")
 
 
 def _serve_options(parser: argparse.ArgumentParser) -> None:
@@ -503,18 +520,21 @@ def _compare(options: Options) -> int:
     if options.layers:
         return _compare_layers(options)
     if options.artifact is None:
+        options.target = options.target or "sim"
         return _deploy(options)
     from .evaluate import compare_artifact
+    from .runtime.inspection import open_artifact
     from .runtime.session import InferenceSession
 
-    target = _target(options.target)
+    artifact = open_artifact(options.artifact)
+    target = _target(options.target) if options.target else artifact.target
     place = _place(options, target)
-    with InferenceSession(options.artifact, place, target) as session:
+    with InferenceSession(artifact, place, target) as session:
         manifest = session.artifact.manifest
         feeds, labels = _test_data(options, _recipe(options), session.get_inputs())
         with _progress(options, _count(feeds), "comparing") as progress:
             comparison = compare_artifact(
-                session, options.model, feeds, labels, progress, options.scheduler
+                session, options.model, feeds, labels, progress, place == "sim", options.scheduler
             )
         notes = _place_notes(place, session.artifact.name)
         return _judge(
@@ -567,6 +587,7 @@ def _kept_artifact(options: Options) -> Artifact | None:
             raise ArtifactError(f"{given}: keeps no layers, compile it with --keep-intermediates")
         return artifact
     options.keep_intermediates = True
+    options.target = options.target or "sim"
     recipe, inputs = _source(options)
     compiled = _compiled(options, recipe, inputs)
     return None if compiled is None else compiled.artifact
@@ -694,15 +715,56 @@ def _replay(options: Options) -> int:
 
 
 def _selftest(options: Options) -> int:
-    """Run the built-in programs on a target."""
-    from .backend.target import Target
+    """Run the built-in programs on a target; hardware is probed first."""
+    from .runtime.board import on_board
     from .runtime.selftest import run_selftest
 
-    target = Target.load(options.target)
-    results = run_selftest(target, options.device or "sim", _selftest_program)
-    found = report.tests_report(target.name, results)
+    _require_place(options.output, options.target)
+    target = _target(options.target)
+    device = options.device or ("board" if target.registers and on_board() else "sim")
+    if device != "sim":
+        return _selftest_hardware(options, target, device)
+    if options.output or options.bitstream:
+        raise UsageError("--output and --bitstream are for hardware: --device board or emulator")
+    results = run_selftest(target, device, _selftest_program)
+    return _judge_tests(options, report.tests_report(
+        target.name, results, notes=_device_notes(target.to_json(), device)
+    ))
+
+
+def _selftest_hardware(options: Options, target: Target, device: str) -> int:
+    """Probe a board, then run the programs on it as it was measured."""
+    from .runtime.board import open_hardware
+    from .runtime.probes import PROBES, probe_board
+    from .runtime.selftest import run_selftest
+
+    with (
+        closing(open_hardware(device, target, options.bitstream)) as board,
+        _progress(options, len(PROBES), "probing") as progress,
+    ):
+        found = probe_board(board, lambda name: progress(1))
+    if not found.passed:
+        note = "No program was run, nothing written: models would not compute right on this board"
+        return _judge_tests(options, report.tests_report(target.name, [], found, [note]))
+    mine = found.calibrated()
+    with (
+        closing(open_hardware(device, mine, options.bitstream)) as board,
+        closing(board.device()) as place,
+    ):
+        results = run_selftest(mine, place, _selftest_program)
+    note = "To keep what was measured: -o my_board.json, then --target my_board.json"
+    if options.output:
+        found.save(options.output)
+        note = f"Written: {options.output}, for --target"
+    return _judge_tests(options, report.tests_report(target.name, results, found, [note]))
+
+
+def _judge_tests(options: Options, found: dict[str, Any]) -> int:
+    """Print a self-test; FAILED if a probe or a program did, or none ran.
+
+    Programs too large for the hardware are no failure, but one at least must have passed.
+    """
     _emit(options, found, report.tests_text(found))
-    # Programs too large for the hardware are no failure, but one at least must have passed.
     verdicts = {one["passed"] for one in found["tests"]}
     return FINE if True in verdicts and False not in verdicts else FAILED
 
@@ -859,11 +921,13 @@ def _place(options: Options, target: Target) -> str | Device | Client:
         raise UsageError("--host runs on the server's device: leave --device out")
     hardware = bool(target.registers) and not options.device
     url = server_url(options.host, None if hardware else {})
-    if url is not None:
+    if url is not None and options.bitstream is None:
         token = read_token(options.token_file) if options.token_file else None
         return Client(url, token)
-    if options.bitstream is None or options.device != "board":
+    if options.bitstream is None:
         return options.device or "sim"
+    if options.device != "board":
+        raise UsageError("--bitstream is for --device board; a server has its own")
     from .runtime.board import open_board
     from .runtime.board_device import BoardDevice
 

@@ -60,7 +60,8 @@ def compare(
         )
         mismatch = _mismatch(compiled.integer, feeds, found)
         if mismatch is None and device != "sim":
-            mismatch = _beside_simulator(session, feeds)
+            comparison = _beside_simulator(session, feeds, comparison)
+            mismatch = comparison.mismatch
     return replace(comparison, layers=_layers(compiled, feeds), mismatch=mismatch)
 
 
@@ -70,12 +71,14 @@ def compare_artifact(
     feeds: Mapping[str, Array],
     labels: Array | None = None,
     progress: Callable[[int], object] = lambda samples: None,
+    simulated: bool = True,
     scheduler: str | None = None,
 ) -> Comparison:
     """As `compare`, for an artifact that was compiled from the ONNX file `model` before.
 
-    Nothing is compiled, so there are no graphs to compare layers and exact bytes with. Raises
-    DataError if the artifact was compiled from another file.
+    Nothing is compiled, so there are no graphs to compare layers with; bytes are compared with
+    the simulator's unless the session is `simulated`. Raises DataError if the artifact was
+    compiled from another file.
     """
     try:
         digest = hashlib.sha256(Path(model).read_bytes()).hexdigest()
@@ -83,7 +86,8 @@ def compare_artifact(
         raise ModelError(os.fspath(model), [f"cannot be read: {error.strerror}"]) from None
     if session.artifact.manifest["model"]["sha256"] != digest:
         raise DataError(f"{session.artifact.source}: was not compiled from {os.fspath(model)}")
-    return _beside_cpu(session, Path(model), feeds, labels, progress, scheduler)[0]
+    comparison, _ = _beside_cpu(session, Path(model), feeds, labels, progress, scheduler)
+    return comparison if simulated else _beside_simulator(session, feeds, comparison)
 
 
 def _beside_cpu(
@@ -152,19 +156,25 @@ def _layers(compiled: CompiledModel, feeds: Mapping[str, Array]) -> tuple[Tensor
     )
 
 
-def _beside_simulator(session: InferenceSession, feeds: Mapping[str, Array]) -> str | None:
-    """The first element that leaves VTA where the device and the simulator differ, or None."""
+def _beside_simulator(
+    session: InferenceSession, feeds: Mapping[str, Array], comparison: Comparison
+) -> Comparison:
+    """What leaves VTA on the device beside what leaves it on the simulator, byte for byte."""
     names = session.get_device_outputs()
     some = {name: array[: EXACT_SAMPLES * session.artifact.batch] for name, array in feeds.items()}
     if not names:
-        return None
+        return comparison
     with InferenceSession(session.artifact) as simulator:
         wanted, found = simulator.run(names, some), session.run(names, some)
     for name, one, other in zip(names, wanted, found, strict=True):
         difference = first_difference(one, other)
         if difference:
-            return f"{name!r}, as it leaves VTA, {difference}"
-    return None
+            return replace(comparison, mismatch=f"{name!r}, as it leaves VTA, {difference}")
+    return replace(
+        comparison,
+        compared_samples=len(wanted[0]),
+        compared_bytes=sum(array.nbytes for array in wanted),
+    )
 
 
 def _mismatch(

@@ -14,6 +14,7 @@ from .runtime.comparison import Comparison, TensorComparison
 
 if TYPE_CHECKING:
     from .runtime.layer_comparison import LayerComparison
+    from .runtime.probes import Capabilities
     from .runtime.replay import Replay
     from .runtime.session import RunStatistics
 
@@ -72,6 +73,8 @@ def model_report(
         "reference": comparison.reference if comparison else None,
         "reference_arithmetic": comparison.arithmetic if comparison else None,
         "mismatch": comparison.mismatch if comparison else None,
+        "compared_samples": comparison.compared_samples if comparison else 0,
+        "compared_bytes": comparison.compared_bytes if comparison else 0,
         "warnings": list(warnings),
         "notes": list(notes),
     }
@@ -202,6 +205,11 @@ def _size_lines(report: Json) -> list[str]:
         lines.append(
             f"Run time: {report['run_seconds']:.3f} s for {report['samples']} samples "
             f"(CPU {report['cpu_seconds']:.3f} s)"
+        )
+    if report["compared_bytes"]:
+        lines.append(
+            f"What leaves VTA: {report['compared_bytes']} bytes of {report['compared_samples']} "
+            "samples, all equal to the simulator's"
         )
     return lines + list(report["notes"])
 
@@ -470,11 +478,17 @@ def replay_text(report: Json) -> list[str]:
     return table(("file", "result"), rows)
 
 
-def tests_report(target: str, results: Sequence[Tested]) -> Json:
-    """What `deploy selftest` found."""
+def tests_report(
+    target: str,
+    results: Sequence[Tested],
+    capabilities: Capabilities | None = None,
+    notes: Sequence[str] = (),
+) -> Json:
+    """What `deploy selftest` found; `capabilities` are those of hardware."""
     return {
         "schema_version": SCHEMA_VERSION,
         "target": target,
+        "capabilities": capabilities.to_json() if capabilities else None,
         "tests": [
             {
                 "name": one.name,
@@ -485,6 +499,7 @@ def tests_report(target: str, results: Sequence[Tested]) -> Json:
             }
             for one in results
         ],
+        "notes": list(notes),
     }
 
 
@@ -500,11 +515,25 @@ def tests_text(report: Json) -> list[str]:
     ]
     passed = sum(one["passed"] is True for one in tests)
     return [
-        *table(("test", "result", "est. cycles", *names), rows),
-        "",
+        *(_capability_lines(report["capabilities"]) if report["capabilities"] else []),
+        *(table(("test", "result", "est. cycles", *names), rows) if rows else []),
+        *([""] if rows else []),
         *(f"{one['name']}: {one['detail']}" for one in tests if one["detail"]),
-        f"{passed} of {len(rows)} passed on target {report['target']}",
+        f"{passed} of {len(rows)} programs passed on target {report['target']}",
+        *report["notes"],
     ]
+
+
+def _capability_lines(found: Json) -> list[str]:
+    """What the probes of a board say."""
+    words = {True: "ok", False: "FAILED"}
+    probes = [(one["name"], words[one["passed"]], one["text"]) for one in found["probes"]]
+    lines = [*table(("probe", "result", "finding"), probes), ""]
+    if found["bitstream"]:
+        lines += [f"Bitstream {name}: {value}" for name, value in found["bitstream"].items()]
+    for name, pair in found["differences"].items():
+        lines.append(f"Measured: {name} {pair['measured']} (described: {pair['described']})")
+    return [*lines, ""] if lines[-1] else lines
 
 
 def banner(message: str) -> list[str]:

@@ -6,8 +6,11 @@ write to. What belongs to one artifact is in `board_device.py`.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import threading
+from pathlib import Path
+from typing import IO
 
 from ..backend.dram import align
 from ..backend.target import Target
@@ -27,13 +30,18 @@ LOADED = "loaded"
 """Given in place of a bitstream's path: use what the FPGA holds already."""
 
 ADDRESS_SPACE = 1 << 32
+LOCK = Path("/run/vtaflow.lock")
+"""Held by the one process that uses the board."""
+
+DEVICE_TREE = Path("/proc/device-tree/compatible")
+_CHIPS = (b"xlnx,zynq", b"altr,socfpga")
 _DE10_WINDOW = 0x8000_0000  # where the FPGA of the DE10-Nano sees the CPU's memory, coherently
 
 
 class Board:
     """VTA on `transport`, configured with `bitstream`; safe to use from several threads.
 
-    Raises DeviceError if the hardware cannot be configured.
+    Closing it closes `lock` too. Raises DeviceError if the hardware cannot be configured.
     """
 
     def __init__(
@@ -42,9 +50,10 @@ class Board:
         transport: Transport,
         bitstream: Bitstream | None = None,
         patience: Patience | None = None,
+        lock: IO[str] | None = None,
     ) -> None:
         self.target, self.bitstream = target, bitstream
-        self._transport = transport
+        self._transport, self._file_lock = transport, lock
         self._lock = threading.RLock()
         self._abandoned: list[Buffer] = []
         self._closed = False
@@ -120,6 +129,16 @@ class Board:
                     self.reprogram()
             finally:
                 self._transport.close()
+                if self._file_lock is not None:
+                    self._file_lock.close()
+
+
+def on_board() -> bool:
+    """Whether this process runs on a chip that has an FPGA for VTA beside it."""
+    try:
+        return any(chip in DEVICE_TREE.read_bytes() for chip in _CHIPS)
+    except OSError:
+        return False
 
 
 def open_board(
@@ -130,14 +149,19 @@ def open_board(
     """The board that this process runs on: through PYNQ if it is there, else /dev/mem.
 
     `bitstream` is a path, LOADED, or None for the target's file in the cache. Raises DeviceError
-    saying what is missing.
+    saying what is missing, or that another process uses the board.
     """
     file = None if bitstream == LOADED else find_bitstream(target, bitstream)
-    if target.design == "chisel":
-        return Board(target, DevmemTransport(address_offset=_DE10_WINDOW), file, patience)
-    if Paths().dma.exists():
-        return Board(target, DevmemTransport(), file, patience)
-    return Board(target, PynqTransport(), file, patience)
+    transport = _transport(target)
+    lock = None
+    try:
+        lock = _sole_use()
+        return Board(target, transport, file, patience, lock)
+    except BaseException:
+        transport.close()
+        if lock is not None:
+            lock.close()
+        raise
 
 
 def open_emulator(
@@ -153,6 +177,20 @@ def open_emulator(
     return Board(target, transport, file, patience)
 
 
+def open_hardware(
+    name: str, target: Target, bitstream: str | os.PathLike[str] | None = None
+) -> Board:
+    """The board called `name`, board or emulator; the emulator's time does not depend on the host.
+
+    Raises DeviceError.
+    """
+    if name == "emulator":
+        return open_emulator(target, bitstream, virtual_time=True)
+    if name == "board":
+        return open_board(target, bitstream)
+    raise DeviceError(f"there is no device {name!r}; known: sim, emulator, board")
+
+
 def board_device(target: Target) -> BoardDevice:
     """The board of this process as one device."""
     return BoardDevice(open_board(target), owns_board=True)
@@ -161,6 +199,30 @@ def board_device(target: Target) -> BoardDevice:
 def emulator_device(target: Target) -> BoardDevice:
     """An emulated board as one device."""
     return BoardDevice(open_emulator(target), owns_board=True)
+
+
+def _transport(target: Target) -> Transport:
+    if target.design == "chisel":
+        return DevmemTransport(address_offset=_DE10_WINDOW)
+    return DevmemTransport() if Paths().dma.exists() else PynqTransport()
+
+
+def _sole_use() -> IO[str]:
+    """A lock that no other process gets: programming the FPGA would break another's run."""
+    try:
+        lock = open(LOCK, "a", encoding="ascii")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BaseException:
+            lock.close()
+            raise
+    except BlockingIOError:
+        raise DeviceError(
+            f"another process uses the board ({LOCK} is locked), such as deploy serve: end it first"
+        ) from None
+    except OSError as error:
+        raise DeviceError(f"{LOCK}: cannot be locked: {error.strerror}") from None
+    return lock
 
 
 def _driver(target: Target, transport: Transport, patience: Patience | None) -> Driver:

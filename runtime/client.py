@@ -60,6 +60,10 @@ class Answer:
     body: bytes
 
 
+class _Unconnected(TimeoutError):
+    """No connection within CONNECT_SECONDS."""
+
+
 class Client:
     """A server at `url`, such as http://192.168.2.99:8000; safe to use from several threads.
 
@@ -104,7 +108,10 @@ class Client:
                     answer = self._exchange(method, path, body, headers or {})
             except (OSError, http.client.HTTPException) as error:
                 if last or not _passing(error):
-                    raise DeviceError(f"{self.url}: {_explain(error, self._seconds)}") from None
+                    hint = "; deploy serve itself speaks http" if self._scheme == "https" else ""
+                    raise DeviceError(
+                        f"{self.url}: {_explain(error, self._seconds)}{hint}"
+                    ) from None
                 wanted = 0.0
             else:
                 if answer.status in accept:
@@ -197,7 +204,10 @@ class Client:
     def _connect(self) -> http.client.HTTPConnection:
         if self._connection is None:
             made = _SCHEMES[self._scheme](self._host, self._port, timeout=CONNECT_SECONDS)
-            made.connect()
+            try:
+                made.connect()
+            except TimeoutError:
+                raise _Unconnected from None
             made.sock.settimeout(self._seconds)
             made.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._connection = made
@@ -333,13 +343,16 @@ def server_url(
 ) -> str | None:
     """The server that `--host` or VTA_RPC_HOST names, as a URL; None if neither does.
 
-    Without a scheme, the port is VTA_RPC_PORT or 8000 unless the host names one.
+    Without a scheme, the port is VTA_RPC_PORT or 8000 unless the host names one. Raises
+    DeviceError if that variable is no port.
     """
     environment = os.environ if environment is None else environment
     host = host or environment.get(HOST_VARIABLE)
-    if not host or is_url(host):
+    if not host or "://" in host:
         return host or None
     port = environment.get(PORT_VARIABLE) or str(DEFAULT_PORT)
+    if not (port.isascii() and port.isdigit() and int(port) <= 65535):
+        raise DeviceError(f"{PORT_VARIABLE} is {port!r}, expected a port from 0 to 65535")
     if host.count(":") > 1 and not host.startswith("["):
         host = f"[{host}]"
     named = re.fullmatch(r"(\[[^\]]*\]|[^:]*):\d+", host)
@@ -380,6 +393,7 @@ def _explain(error: Exception, seconds: float) -> str:
     if isinstance(error, socket.gaierror):
         return f"no such host ({error.strerror}): give the board's address in its place"
     if isinstance(error, TimeoutError):
+        seconds = CONNECT_SECONDS if isinstance(error, _Unconnected) else seconds
         return f"no answer within {seconds:g} s: is the board on, and the address right?"
     if isinstance(error, ConnectionRefusedError):
         return "refused: no server listens there, start it with: deploy serve --target pynq"

@@ -65,6 +65,8 @@ class Comparison:
     compiled batch. `arithmetic` is the reference's: "float32", or "quantised" as the model came.
     `mismatch` names the first place where the device differs from the exact integer model
     (None: every byte agrees), which is a failure and not a loss of accuracy.
+    `compared_bytes` is how many bytes that left a device were compared with the simulator's, over
+    `compared_samples`.
     """
 
     outputs: tuple[TensorComparison, ...]
@@ -78,6 +80,8 @@ class Comparison:
     reference: str
     arithmetic: str = "float32"
     mismatch: str | None = None
+    compared_samples: int = 0
+    compared_bytes: int = 0
 
 
 def compare_tensors(name: str, expected: Array, actual: Array) -> TensorComparison:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -94,20 +94,24 @@ class Capabilities:
         except OSError as error:
             raise DeviceError(f"{os.fspath(path)}: cannot write: {error.strerror}") from None
 
-    def lines(self) -> list[str]:
-        """The report for people."""
-        width = max(len(finding.name) for finding in self.findings)
-        return [
-            f"{finding.name:<{width}}  {'ok  ' if finding.passed else 'FAIL'}  {finding.text}"
-            for finding in self.findings
-        ]
+    def differences(self) -> dict[str, dict[str, Any]]:
+        """The fields that were measured otherwise than they are described; none if one failed."""
+        if not self.passed:
+            return {}
+        described, measured = _fields(self.target), _fields(self.calibrated())
+        return {
+            name: {"described": value, "measured": measured[name]}
+            for name, value in described.items()
+            if value != measured[name]
+        }
 
     def to_json(self) -> dict[str, Any]:
-        """The report for programs."""
+        """The report."""
         return {
             "target": self.target.name,
             "bitstream": dict(self.bitstream),
             "passed": self.passed,
+            "differences": self.differences(),
             "probes": [
                 {
                     "name": finding.name,
@@ -118,6 +122,13 @@ class Capabilities:
                 for finding in self.findings
             ],
         }
+
+
+def _fields(target: Target) -> dict[str, Any]:
+    """A target's fields that probes measure, those of its timing by `timing.name`."""
+    constants = {f"timing.{name}": value for name, value in asdict(target.timing).items()}
+    distance, bases = target.acc_dep_distance, target.base_registers
+    return {"acc_dep_distance": distance, "base_registers": bases, **constants}
 
 
 def probe_board(

@@ -393,6 +393,21 @@ def test_the_self_test_of_another_geometry(
     assert found.out.count("the compiler needs vtaflow.selftest_programs") == len(CASES)
 
 
+@pytest.mark.parametrize(("missing", "model"), [("onnx", "net.onnx"), ("tqdm", "net.vta")])
+def test_what_a_board_lacks_is_named(deploy: Deploy, missing: str, model: str) -> None:
+    assert deploy("compile", "net.onnx").code == 0
+    verb = [] if model.endswith(".onnx") else ["run"]
+    source = f"""
+import sys
+sys.modules[{missing!r}] = None
+from vtaflow.cli import main
+sys.exit(main({[*verb, model]!r}))
+"""
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True)
+    found = Outcome(done.returncode, done.stdout, done.stderr)
+    refused(found, f"this needs {missing}, which is not installed", "on a board")
+
+
 def test_help_and_version(deploy: Deploy) -> None:
     found = deploy("--help")
     assert found.code == 0

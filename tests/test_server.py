@@ -293,7 +293,7 @@ def test_status_page_metrics_and_log(
     assert page.headers["content-type"].startswith("text/html")
     assert "default-src 'none'" in page.headers["content-security-policy"]
     text = page.body.decode()
-    assert "<td>net</td>" in text and "gemm_counter" in text and "<script" not in text
+    assert "<td>net</td>" in text and "gemm counter" in text and "<script" not in text
     metrics = shared.client.request("GET", "/metrics")
     assert metrics.headers["content-type"].startswith("text/plain; version=0.0.4")
     samples = dict(
@@ -638,6 +638,12 @@ def test_a_model_that_does_not_load_any_more_says_why(tmp_path: Path) -> None:
         assert found["state"] == "UNAVAILABLE" and "truncated" in found["reason"]
         assert ask(running, "POST", "/v2/repository/models/net/load")[0] == 422
         assert ask(running, "GET", "/v2/health/ready")[0] == 200
+        assert "truncated" in running.client.request("GET", "/").body.decode()
+        assert running.client.install(network(), "net")  # a client sends it again
+        assert not running.client.install(network(), "net")
+        running.client.unload("net")
+        path.unlink()
+        assert running.client.install(network(), "net")
 
 
 def test_one_server_a_store(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -24,15 +25,18 @@ from vtaflow.runtime.devmem_transport import DevmemTransport, Paths, raw_words
 from vtaflow.runtime.driver import HlsDriver, Job
 from vtaflow.runtime.emulated_memory import EmulatedBuffer
 from vtaflow.runtime.emulator import EmulatedBoard
+from vtaflow.runtime.probes import PROBES, probe_board
 from vtaflow.runtime.pynq_transport import PynqTransport, contiguous_memory
+from vtaflow.runtime.selftest import run_selftest
 from vtaflow.runtime.transport import HostClock
 
 from .boards import DE10, PYNQ, bit_file, compiled, samples, simulated
 
 
 @pytest.fixture(autouse=True)
-def root(monkeypatch: pytest.MonkeyPatch) -> None:
+def root(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("os.geteuid", lambda: 0)
+    monkeypatch.setattr(board_module, "LOCK", tmp_path / "lock")
 
 
 @pytest.fixture
@@ -148,10 +152,45 @@ def test_pynq_is_what_a_board_uses(
 ) -> None:
     board = open_board(PYNQ, bitstream.path)
     assert board.bitstream == bitstream and pynq.downloaded == [str(bitstream.path)]
+    board.close()
+    pynq.programmed = False
+    board = open_board(PYNQ, LOADED)
     with pytest.raises(DeviceError, match="Overlay is not downloaded"):
-        pynq.programmed = False
-        open_board(PYNQ, LOADED).device().load(compiled())
+        board.device().load(compiled())
+    board.close()
     assert len(pynq.downloaded) == 1
+
+
+def test_probes_and_programs_through_pynq(
+    pynq: FakePynq, bitstream: Bitstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick = tuple(one for one in PROBES if one[0] != "timing")  # no silicon, no times
+    monkeypatch.setattr("vtaflow.runtime.probes.PROBES", quick)
+    board = open_board(PYNQ, bitstream.path)
+    found = probe_board(board)
+    assert found.passed and found.to_json()["bitstream"]["sha256"] == bitstream.sha256
+    device = board.device()
+    assert all(one.passed for one in run_selftest(PYNQ, device))
+    device.close()
+    board.close()
+    assert pynq.hardware.free_bytes == 128 << 20 and pynq.hardware.violations == []
+
+
+def test_one_process_uses_a_board(
+    pynq: FakePynq, bitstream: Bitstream, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    board = open_board(PYNQ, bitstream.path)
+    with pytest.raises(DeviceError, match="another process uses the board .* end it first"):
+        open_board(PYNQ, bitstream.path)
+    assert len(pynq.downloaded) == 1  # nothing was loaded under the other's run
+    board.close()
+    open_board(PYNQ, bitstream.path).close()
+    with pytest.raises(DeviceError, match="names no registers of fetch"):
+        open_board(replace(PYNQ, register_map=()), bitstream.path)
+    open_board(PYNQ, bitstream.path).close()  # a board that did not open holds no lock
+    monkeypatch.setattr(board_module, "LOCK", tmp_path / "none" / "lock")
+    with pytest.raises(DeviceError, match="cannot be locked: No such file"):
+        open_board(PYNQ, bitstream.path)
 
 
 def test_pynq_without_memory(
@@ -350,8 +389,10 @@ def test_u_dma_buf_is_preferred_where_it_is(
     monkeypatch.setattr("vtaflow.runtime.devmem_transport.Paths", lambda: paths)
     board = open_board(PYNQ, bitstream.path)
     assert board.allocate(4096).address == DMA_ADDRESS
+    board.close()
     board = open_board(DE10, LOADED)
     assert board.allocate(4096).address == DMA_ADDRESS + 0x8000_0000
+    board.close()
 
 
 def test_the_host_clock_runs() -> None:

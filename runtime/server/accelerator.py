@@ -8,6 +8,7 @@ from typing import Protocol
 from ...backend.artifact import Artifact
 from ...backend.target import Target
 from ...errors import DeviceError
+from ..bitstream import Bitstream
 from ..board import Board, open_board, open_emulator
 from ..device import Device
 from ..driver import State
@@ -24,7 +25,7 @@ class Accelerator(Protocol):
     target: Target
 
     @property
-    def bitstream(self) -> str | None:
+    def bitstream(self) -> Bitstream | None:
         """The file that the hardware was configured with."""
 
     @property
@@ -75,9 +76,9 @@ class BoardAccelerator:
         self.name, self.target, self.board = name, board.target, board
 
     @property
-    def bitstream(self) -> str | None:
-        """The file's path, if one was loaded."""
-        return None if self.board.bitstream is None else str(self.board.bitstream.path)
+    def bitstream(self) -> Bitstream | None:
+        """The file that was loaded, if one was."""
+        return self.board.bitstream
 
     @property
     def state(self) -> str:

@@ -101,7 +101,8 @@ def _listen(http: HTTPServer, settings: Settings) -> int:
     try:
         listening = socket.create_server((settings.bind, settings.port), family=family)
     except OSError as error:
-        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
+        number = error.errno or 0
+        reason = os.strerror(number) if number > 0 else "no such address"
         raise DeviceError(
             f"cannot listen on {settings.bind} port {settings.port}: {reason}"
         ) from None
@@ -114,6 +115,8 @@ def _accelerator(settings: Settings) -> Accelerator:
     faults = Faults.parse(settings.faults) if settings.faults else None
     if faults is not None and settings.device != "emulator":
         raise DeviceError("faults can be injected into the emulator only")
+    if settings.bitstream is not None and settings.device == "sim":
+        raise DeviceError("a simulator takes no bitstream: leave --bitstream out")
     target = Target.load(settings.target)
     return open_accelerator(
         settings.device, target, settings.limits, settings.bitstream, faults

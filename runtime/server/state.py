@@ -145,6 +145,10 @@ class Server:
             await self.job(lambda _: self.host.load(name, stored.sha256, path))
         except VtaflowError as error:
             self._reasons[name] = str(error)
+            if sha256 is not None and not self.store.intact(sha256):
+                raise Problem(
+                    NOT_FOUND, f"the artifact {sha256} is damaged: upload it again"
+                ) from None
             raise
         self._reasons.pop(name, None)
         self.store.mark(name, True)
@@ -187,6 +191,7 @@ class Server:
 
     def status(self) -> Json:
         """Everything that the status page shows."""
+        bitstream = self.accelerator.bitstream
         return {
             "version": __version__,
             "uptime_seconds": time.monotonic() - self._began,
@@ -196,7 +201,8 @@ class Server:
                 "name": self.accelerator.name,
                 "state": self.accelerator.state,
                 "usable": self.accelerator.usable,
-                "bitstream": self.accelerator.bitstream,
+                "bitstream": str(bitstream.path) if bitstream else None,
+                "bitstream_sha256": bitstream.sha256 if bitstream else None,
                 "failures": self.host.failures,
                 "recoveries": self.host.recoveries,
             },

@@ -111,6 +111,17 @@ class ModelStore:
         """Whether an artifact is there."""
         return any(one.sha256 == sha256 for one in self._models.values())
 
+    def intact(self, sha256: str) -> bool:
+        """Whether an artifact's file still has the bytes that were kept: SD cards forget."""
+        try:
+            with open(self.path(sha256), "rb") as stream:
+                digest = hashlib.sha256()
+                while data := stream.read(1 << 20):
+                    digest.update(data)
+        except OSError:
+            return False
+        return digest.hexdigest() == sha256
+
     def path(self, sha256: str) -> Path:
         """The file of an artifact."""
         return self._artifacts / f"{sha256}.vta"
