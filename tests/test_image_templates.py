@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from math import prod
 from typing import Any
@@ -13,12 +14,14 @@ from hypothesis import strategies as st
 
 from vtaflow.backend import program
 from vtaflow.backend.commands import Loop
+from vtaflow.backend.profile import CHISEL, FSIM, HLS
 from vtaflow.backend.target import Target
 from vtaflow.errors import ScheduleError
 from vtaflow.graph.graph import Graph, Node
 from vtaflow.graph.interpret import interpret
 from vtaflow.ops.layout import Layout
 from vtaflow.ops.types import TensorType
+from vtaflow.runtime.interleave import ORDERS
 from vtaflow.schedules import bias
 from vtaflow.schedules.blocks import Block, Extent
 from vtaflow.schedules.model import Lowered, lower
@@ -55,47 +58,49 @@ def pool_graph(
     return Graph.build("case", {"x": TensorType(shape, "int8", layout, 0.5)}, ["y"], [node], {})
 
 
-def computes(graph: Graph, target: Target, lowered: Lowered) -> None:
-    """The lowered graph is clean and gives the interpreter's bytes."""
+def computes(
+    graph: Graph, target: Target, lowered: Lowered, orders: Sequence[str] = ("program",)
+) -> None:
+    """The lowered graph is clean and gives the interpreter's bytes, on every design."""
     code = program.assemble(target, lowered.launches, lowered.buffers)
     assert execution.findings(target, code, graph.inputs) == []
     feeds = feeds_of(graph)
     expected = interpret(graph, feeds)
-    found = execution.run(target, code, feeds)
-    for name in graph.outputs:
-        bytes_ = found[name].view(np.int8).reshape(expected[name].shape)
-        assert np.array_equal(bytes_, expected[name]), name
+    for profile in [HLS, FSIM] + [CHISEL] * target.is_default_geometry:
+        for order in orders:
+            found = execution.run(target, code, feeds, order, profile)
+            for name in graph.outputs:
+                bytes_ = found[name].view(np.int8).reshape(expected[name].shape)
+                assert np.array_equal(bytes_, expected[name]), (name, profile.name, order)
 
 
-@settings(max_examples=25, deadline=None)
-@given(
-    st.sampled_from(sorted(TARGETS)),
-    st.integers(1, 40),
-    st.tuples(*[st.integers(4, 20)] * 2),
-    st.tuples(*[st.integers(1, 4)] * 2),
-    st.tuples(*[st.integers(1, 3)] * 2),
-    st.tuples(*[st.integers(0, 3)] * 4),
-    st.booleans(),
-    st.sampled_from(("NCHW", "NHCW")),
-)
-def test_max_pool(
-    name: str,
-    channels: int,
-    size: tuple[int, int],
-    kernel: tuple[int, int],
-    strides: tuple[int, int],
-    pads: tuple[int, ...],
-    ceil_mode: bool,
-    order: str,
-) -> None:
-    target = TARGETS[name]
-    # ONNX wants padding smaller than the kernel.
-    pads = tuple(min(pad, kernel[axis % 2] - 1) for axis, pad in enumerate(pads))
-    graph = pool_graph(
-        target, (3, channels, *size), kernel, strides=strides, pads=pads,
-        ceil_mode=int(ceil_mode), order=order,
-    )
-    computes(graph, target, lower(graph, target))
+@st.composite
+def pools(draw: st.DrawFn) -> dict[str, Any]:
+    """What `pool_graph` takes, beside the target; ONNX wants padding smaller than the kernel."""
+    kernel = draw(st.tuples(*[st.integers(1, 4)] * 2))
+    return {
+        "shape": (3, draw(st.integers(1, 40)), *draw(st.tuples(*[st.integers(4, 20)] * 2))),
+        "kernel": kernel,
+        "strides": draw(st.tuples(*[st.integers(1, 3)] * 2)),
+        "pads": tuple(draw(st.integers(0, min(3, kernel[axis % 2] - 1))) for axis in range(4)),
+        "ceil_mode": draw(st.integers(0, 1)),
+        "order": draw(st.sampled_from(("NCHW", "NHCW"))),
+    }
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.sampled_from(sorted(TARGETS)), pools())
+def test_max_pool(name: str, pool: dict[str, Any]) -> None:
+    graph = pool_graph(TARGETS[name], **pool)
+    computes(graph, TARGETS[name], lower(graph, TARGETS[name]))
+
+
+@pytest.mark.slow
+@settings(max_examples=300, deadline=None)
+@given(st.sampled_from(sorted(TARGETS)), pools())
+def test_max_pool_at_length(name: str, pool: dict[str, Any]) -> None:
+    graph = pool_graph(TARGETS[name], **pool)
+    computes(graph, TARGETS[name], lower(graph, TARGETS[name]), ORDERS)
 
 
 @pytest.mark.parametrize("wanted", [{"tile_h": 2}, {"tile_c": 1, "tile_w": 3}])

@@ -6,9 +6,6 @@ not ship are used where the environment variable VTAFLOW_MODELS names their fold
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import numpy as np
 import onnx
 import pytest
@@ -17,11 +14,10 @@ from vtaflow.frontend.onnx_import import import_onnx
 from vtaflow.frontend.quantised import unquantised
 from vtaflow.graph.interpret import interpret
 from vtaflow.graph.passes.simplify import simplify
-from vtaflow.ops.types import Array
 
 from .oracles import close, onnxruntime_says
+from .shared_models import model_path, sample
 
-SHIPPED = Path(__file__).parent.parent / "models"
 FLOAT = {
     # file: the operators that are left
     "ad_autoencoder_mlperftiny": {"Dense": 10},
@@ -62,25 +58,11 @@ QUANTISED = {
     "resnet8_cifar10_mlperftiny_qdq_s8": None,
     "vww_mobilenetv1_0.25_96_mlperftiny_qdq_s8": None,
 }
-PIXELS = ("mnist", "resnet8", "squeezenet", "yunet")  # take values of 0 to 255
-
-
-def model(name: str) -> Path:
-    path = Path(os.environ.get("VTAFLOW_MODELS", SHIPPED)) / f"{name}.onnx"
-    if not path.exists():
-        pytest.skip(f"VTAFLOW_MODELS names no folder with {name}.onnx")
-    return path
-
-
-def sample(name: str, shape: tuple[int, ...]) -> Array:
-    values = np.random.default_rng(1).standard_normal(shape)
-    pixels = any(word in name for word in PIXELS)
-    return (np.clip(100 + 60 * values, 0, 255) if pixels else values).astype(np.float32)
 
 
 @pytest.mark.parametrize("name", FLOAT)
 def test_float_models(name: str) -> None:
-    path = model(name)
+    path = model_path(name)
     graph = import_onnx(path)
     simple = simplify(graph)
     kinds = [node.op for node in simple.nodes]
@@ -96,7 +78,7 @@ def test_float_models(name: str) -> None:
 @pytest.mark.parametrize("name", QUANTISED)
 def test_quantised_models(name: str) -> None:
     """As it is the model agrees with onnxruntime; its float function with the float model."""
-    path = model(name)
+    path = model_path(name)
     graph = import_onnx(path)
     (given,), (output,) = graph.inputs, graph.outputs
     feeds = {given: sample(name, graph.types[given].shape)}
@@ -110,13 +92,13 @@ def test_quantised_models(name: str) -> None:
     layers = [node for node in simple.nodes if node.op == "FusedConv"]
     assert {given, *(node.outputs[0] for node in layers)} <= set(imported.ranges)
     if QUANTISED[name] is not None:
-        twin = import_onnx(model(str(QUANTISED[name])))
+        twin = import_onnx(model_path(str(QUANTISED[name])))
         close(interpret(simple, feeds)[output], interpret(twin, feeds)[twin.outputs[0]])
 
 
 @pytest.mark.parametrize("name", ["fashion_mlp", "fashion_mlp_odd", "fashion_resnet"])
 def test_shipped_models(name: str) -> None:
-    path = SHIPPED / f"{name}.onnx"
+    path = model_path(name)
     graph = import_onnx(path, 3)
     simple = simplify(graph)
     assert {node.op for node in simple.nodes} <= {

@@ -1,12 +1,11 @@
 """Trained models on VTA: accuracy, launches, every design and interleaving.
 
-Models that do not ship are used where the environment variables VTAFLOW_MODELS and VTAFLOW_DATA
-name their folders.
+Models that do not ship are used where the environment variable VTAFLOW_MODELS names their
+folder.
 """
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,17 +22,11 @@ from vtaflow.runtime.interleave import ORDERS
 from vtaflow.runtime.session import InferenceSession
 from vtaflow.runtime.simdevice import SimDevice
 
+from .shared_models import model_path
+
 OWN = Path(__file__).parent.parent / "models"
 PERCEPTRONS = ("fashion_mlp", "fashion_mlp_odd")
 PYNQ = Target.load("pynq")
-
-
-def shared_model(name: str) -> Path:
-    """A model of the folder that the environment names."""
-    folder = os.environ.get("VTAFLOW_MODELS")
-    if not folder or not (Path(folder) / name).is_file():
-        pytest.skip(f"VTAFLOW_MODELS names no folder with {name}")
-    return Path(folder) / name
 
 
 def fashion(model: str) -> tuple[CompiledModel, dict[str, Array], Array]:
@@ -79,7 +72,7 @@ def test_every_design_and_interleaving_gives_the_same_bytes(name: str) -> None:
 
 
 def test_the_autoencoder_runs_in_one_launch() -> None:
-    path = shared_model("ad_autoencoder_mlperftiny.onnx")
+    path = model_path("ad_autoencoder_mlperftiny")
     random = np.random.default_rng(0)
     samples = random.standard_normal((96, 640)).astype(np.float32)
     compiled = compile(path, PYNQ, samples[:64])
