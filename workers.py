@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
 from typing import Any
+from urllib.parse import urlsplit
 
 from . import __version__
 from .errors import WorkerError
@@ -85,6 +87,7 @@ def _cluster(address: str) -> Iterator[Workers]:
             "a Dask cluster needs distributed: pip install 'vtaflow[cluster]'"
         ) from None
     try:
+        _knock(address)
         client = Client(address, timeout=SECONDS, set_as_default=False)
     except (OSError, ValueError) as error:
         raise WorkerError(f"{address}: no Dask scheduler answers: {error}") from None
@@ -98,6 +101,14 @@ def _cluster(address: str) -> Iterator[Workers]:
             yield Workers(executor, threads, lambda value: client.scatter(value, broadcast=True))
         finally:
             executor.shutdown(wait=False)
+
+
+def _knock(address: str) -> None:
+    """Raise OSError or ValueError unless something listens there: cheaper than a client of Dask."""
+    parts = urlsplit(address)
+    if parts.scheme not in ("tcp", "tls") or not parts.hostname or not parts.port:
+        raise ValueError("an address is tcp://HOST:PORT")
+    socket.create_connection((parts.hostname, parts.port), SECONDS).close()
 
 
 def _require_version(client: Any, address: str) -> None:
