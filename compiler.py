@@ -42,6 +42,7 @@ from .graph.passes.to_device_forms import to_device_forms
 from .graph.predicates import PACKED, PLACED, QUANTISED
 from .graph.printer import to_text
 from .ops.types import Array
+from .runtime.blas import one_thread
 from .runtime.tensors import TensorInfo
 from .schedules import log_file
 from .schedules.legality import accepts_on
@@ -191,6 +192,7 @@ class Graphs:
     warnings: tuple[str, ...]
 
 
+@one_thread()
 def prepare(
     model: str | os.PathLike[str],
     target: Target,

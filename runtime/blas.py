@@ -1,9 +1,9 @@
 """The number of threads that NumPy's BLAS uses.
 
-The simulator's products are many and small. OpenBLAS would share each among all cores, and its
-helper threads spin while they wait for one another: on a busy machine that makes every product
-wait for the scheduler, at a hundred times its cost. The simulator shares whole images among
-threads of its own instead.
+The products of the simulator and of the quantiser are many and small. OpenBLAS would share each
+among all cores, and its helper threads spin while they wait for one another: on a busy machine
+that makes every product wait for the scheduler, at a hundred times its cost. The simulator shares
+whole images among threads of its own instead.
 """
 
 from __future__ import annotations
