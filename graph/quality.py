@@ -69,7 +69,7 @@ def layer_quality(
     no counterpart, or that only relabel values, are left out.
     """
     floats = {node.name: node.outputs[0] for node in reference.nodes}
-    layers = [node for node in quantised.nodes if _is_layer(reference, quantised, node)]
+    layers = [node for node in quantised.nodes if node.name in floats and _computes(node)]
     result = {node.name: Quality() for node in layers}
     kept = tuple(floats[node.name] for node in layers)
     integers = tuple(node.outputs[0] for node in layers)
@@ -84,13 +84,9 @@ def layer_quality(
     return result
 
 
-def _is_layer(reference: Graph, quantised: Graph, node: Node) -> bool:
-    """Whether a node on VTA computes what a float node of its name does; a relabelling does not."""
-    floats = {one.name: one.outputs[0] for one in reference.nodes}
-    if node.device != "vta" or node.name not in floats:
-        return False
-    shape = reference.types[floats[node.name]].shape[1:]
-    return quantised.types[node.outputs[0]].shape[1:] == shape
+def _computes(node: Node) -> bool:
+    """Whether a node runs on VTA and does more than relabel: packing reorders features."""
+    return node.device == "vta" and node.op != "VtaFlatten"
 
 
 def ranked(qualities: Mapping[str, Quality]) -> list[tuple[str, Quality]]:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from math import inf
+from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vtaflow.compiler import compile
 from vtaflow.errors import ModelError
 from vtaflow.graph import shift_grid
 from vtaflow.graph.calibration import Calibration, calibrate
@@ -24,6 +27,7 @@ from vtaflow.graph.shift_grid import IntegerLayer
 from vtaflow.ops.types import Array
 
 from .networks import LINEAR, RELU, Bounds, Builder, mlp, normal
+from .onnx_models import RNG, build, node
 
 # --- the shift grid --------------------------------------------------------------------------
 
@@ -417,3 +421,20 @@ def test_layer_quality_is_the_same_after_packing() -> None:
     expected, found = (layer_quality(graph, each, data) for each in (plain, packed))
     assert expected.keys() == found.keys() == {"dense0", "dense1"}
     assert all(found[name] == expected[name] for name in expected)
+
+
+@pytest.mark.parametrize("channels", [16, 20])
+def test_layer_quality_leaves_a_flattening_out(tmp_path: Path, channels: int) -> None:
+    """Its features are in another order once packed, though as many if the blocks are full."""
+    constants = {
+        "w": RNG.standard_normal((channels, 3, 3, 3)).astype(np.float32),
+        "v": RNG.standard_normal((5, channels * 16)).astype(np.float32),
+    }
+    nodes = [node("Conv", "x w", "a"), node("Flatten", "a", "f"), node("Gemm", "f v", transB=1)]
+    path = tmp_path / "flat.onnx"
+    onnx.save(build(nodes, constants, {"x": ("N", 3, 6, 6)}), path)
+    samples = RNG.standard_normal((8, 3, 6, 6)).astype(np.float32)
+    model = compile(path, "pynq", samples)
+    found = layer_quality(model.placed, model.integer, {"x": samples})
+    assert found.keys() == {"Conv_0", "Gemm_2"}
+    assert min(one.sqnr_db for one in found.values()) > 25

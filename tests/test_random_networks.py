@@ -1,31 +1,31 @@
 """Random convolutional networks from ONNX to bytes: the simulator computes the integer graph.
 
 The same cases every time. The float graph is compared with onnxruntime within the bound of
-oracles.py, 1e-5 of the largest magnitude.
+oracles.py, 1e-5 of the largest magnitude, and the layers of the integer graph with those of the
+float graph.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings
 
 from vtaflow.backend.profile import DESIGNS
 from vtaflow.backend.target import Target
 from vtaflow.compiler import CompiledModel, CompileOptions, compile
 from vtaflow.graph.interpret import interpret
+from vtaflow.graph.quality import layer_quality
 from vtaflow.runtime.interleave import ORDERS
 from vtaflow.runtime.session import InferenceSession
 from vtaflow.runtime.simdevice import SimDevice
 
 from .oracles import check, onnxruntime_says
-from .random_networks import Network, networks
+from .random_networks import Network, networks, numbered
 
 PYNQ = Target.load("pynq")
 TARGETS = {
@@ -37,21 +37,13 @@ TARGETS = {
     ),
     "block 32": replace(PYNQ, log_block=5, log_inp_buff_size=16, log_wgt_buff_size=19),
     "small memories": replace(
-        PYNQ, log_uop_buff_size=12, log_inp_buff_size=11, log_wgt_buff_size=14,
+        PYNQ, log_uop_buff_size=12, log_inp_buff_size=14, log_wgt_buff_size=14,
         log_acc_buff_size=12,
     ),
 }
 CALIBRATION_SAMPLES = 6
-
-
-def cases(count: int) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Settings of that many cases, always the same ones."""
-    return settings(
-        max_examples=count,
-        derandomize=True,
-        deadline=None,
-        suppress_health_check=[HealthCheck.function_scoped_fixture],
-    )
+LEAST_SQNR_DB = 15.0
+"""Of every layer beside the float layer, on the samples that calibrated it."""
 
 
 def compiled(folder: Path, network: Network, target: Target, real: bool) -> CompiledModel:
@@ -78,40 +70,42 @@ def same_bytes_everywhere(model: CompiledModel, network: Network, target: Target
             assert np.array_equal(found, expected), (design, order)
 
 
-def simulator_is_exact(folder: Path, network: Network, name: str, real: bool) -> None:
-    model = compiled(folder, network, TARGETS[name], real)
+def layers_keep_their_quality(model: CompiledModel, network: Network) -> None:
+    samples = {"x": network.samples(CALIBRATION_SAMPLES, 1)}
+    qualities = layer_quality(model.placed, model.integer, samples)
+    assert min(one.sqnr_db for one in qualities.values()) >= LEAST_SQNR_DB
+
+
+def numbers(count: int, longer: int) -> list[object]:
+    """The first cases are always run, the longer rest only if that is asked for."""
+    rest = range(count, count + longer)
+    return [*range(count), *(pytest.param(one, marks=pytest.mark.slow) for one in rest)]
+
+
+@pytest.mark.parametrize("number", numbers(6, 60))
+def test_random_networks(tmp_path: Path, number: int) -> None:
+    """The targets in turn; every second network is calibrated with samples of its own."""
+    network, target = numbered(number), list(TARGETS.values())[number % len(TARGETS)]
+    model = compiled(tmp_path, network, target, real=number % 2 == 0)
     left_out = {node.op for node in model.placed.nodes if node.device == "host"}
     assert not left_out or "AveragePool" in left_out  # one whose counts differ at the border
-    same_bytes_everywhere(model, network, TARGETS[name])
-
-
-@cases(6)
-@given(network=networks(), name=st.sampled_from(sorted(TARGETS)), real=st.booleans())
-def test_random_networks(tmp_path: Path, network: Network, name: str, real: bool) -> None:
-    simulator_is_exact(tmp_path, network, name, real)
-
-
-@pytest.mark.slow
-@cases(60)
-@given(network=networks(), name=st.sampled_from(sorted(TARGETS)), real=st.booleans())
-def test_random_networks_at_length(
-    tmp_path: Path, network: Network, name: str, real: bool
-) -> None:
-    simulator_is_exact(tmp_path, network, name, real)
+    same_bytes_everywhere(model, network, target)
+    if number % 2 == 0:
+        layers_keep_their_quality(model, network)
 
 
 def float_graph_is_right(network: Network) -> None:
     check(network.model, {"x": network.samples(network.batch)}, [onnxruntime_says])
 
 
-@cases(6)
-@given(network=networks())
+@settings(max_examples=6, derandomize=True, deadline=None)
+@given(networks())
 def test_their_float_graphs(network: Network) -> None:
     float_graph_is_right(network)
 
 
 @pytest.mark.slow
-@cases(60)
-@given(network=networks())
+@settings(max_examples=60, derandomize=True, deadline=None)
+@given(networks())
 def test_their_float_graphs_at_length(network: Network) -> None:
     float_graph_is_right(network)
