@@ -20,7 +20,7 @@ from .backend.listing import listing
 from .backend.program import Program
 from .backend.target import Target
 from .bundle import bundle
-from .errors import ArenaError, DataError, ScheduleError, StreamError
+from .errors import ArenaError, DataError, NoTileError, ScheduleError, StreamError
 from .frontend.onnx_import import import_onnx
 from .frontend.quantised import Imported, unquantised
 from .graph.calibration import (
@@ -150,21 +150,36 @@ def compile(
     began = time.perf_counter()
     options = options or CompileOptions()
     target = target if isinstance(target, Target) else Target.load(target)
-    done = partial(_done, options)
-    graphs = prepare(model, target, calibration, options)
-    log = log_file.load(options.log)
-    try:
-        lowered, assembled = _program(graphs.integer, target, options, log)
-    except (ArenaError, ScheduleError, StreamError):
-        # A decision may fit its layer and yet break a rule; whoever wrote it, models compile.
-        lowered, assembled = _program(graphs.integer, target, options, ScheduleLog())
+    graphs, lowered, assembled = _scheduled(model, target, calibration, options)
     artifact = bundle(Path(model), target, options.preprocessing, options.keep_intermediates,
                       graphs.imported, graphs.placed, graphs.integer, lowered, assembled)
-    done("assemble", "\n".join(listing(artifact)))
+    _done(options, "assemble", "\n".join(listing(artifact)))
     seconds = time.perf_counter() - began
     return CompiledModel(
         artifact, Path(model), graphs.placed, graphs.integer, lowered, graphs.warnings, seconds
     )
+
+
+def _scheduled(
+    model: str | os.PathLike[str],
+    target: Target,
+    calibration: Array | Mapping[str, Array] | None,
+    options: CompileOptions,
+) -> tuple[Graphs, Lowered, Program]:
+    """The stages of `compile` but for the artifact; what has no tile goes to the host."""
+    too_large: dict[str, str] = {}
+    while True:
+        graphs = prepare(model, target, calibration, options, too_large)
+        log = log_file.load(options.log)
+        try:
+            return (graphs, *_program(graphs.integer, target, options, log))
+        except NoTileError as error:
+            if too_large.keys() >= set(error.origin):
+                raise
+            too_large.update(dict.fromkeys(error.origin, error.reason))
+        except (ArenaError, ScheduleError, StreamError):
+            # A decision may fit its layer and yet break a rule; whoever wrote it, models compile.
+            return (graphs, *_program(graphs.integer, target, options, ScheduleLog()))
 
 
 def _program(
@@ -198,15 +213,20 @@ def prepare(
     target: Target,
     calibration: Array | Mapping[str, Array] | None,
     options: CompileOptions,
+    too_large: Mapping[str, str] | None = None,
 ) -> Graphs:
-    """The stages of `compile` before schedules are chosen."""
+    """The stages of `compile` before schedules are chosen.
+
+    `too_large` maps ONNX nodes that must run on the host to the reason.
+    """
     warnings: list[str] = []
     done = partial(_done, options)
     imported = import_onnx(model, batch=options.batch)
     done("import", to_text(imported))
     real = unquantised(imported, str(model))
     simple = run_passes(real.graph, SIMPLIFY, done)
-    placing = partial(place, accepts=accepts_on(target), overrides=options.placement)
+    accepts = accepts_on(target, too_large or {})
+    placing = partial(place, accepts=accepts, overrides=options.placement)
     stages = [Stage("place", placing, PLACED), Stage("to_device_forms", to_device_forms)]
     placed = run_passes(simple, stages, done)
     data = _samples(placed, calibration, real, options, warnings)

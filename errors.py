@@ -43,6 +43,17 @@ class ScheduleError(VtaflowError):
     """A layer cannot be blocked to fit the target, or an override names an infeasible schedule."""
 
 
+class NoTileError(ScheduleError):
+    """No tile of a layer fits the target, however it is blocked.
+
+    `origin` names the ONNX nodes of the layer, `reason` says what was tried.
+    """
+
+    def __init__(self, layer: str, origin: Sequence[str], reason: str) -> None:
+        super().__init__(f"layer {layer}: {reason}")
+        self.origin, self.reason = tuple(origin), reason
+
+
 class ArenaError(VtaflowError):
     """The DRAM plan does not fit the target."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .frontend.converters import CONVERTERS
 from .frontend.expanders import EXPANDERS
+from .graph.device_forms import FORMS
 from .schedules import TEMPLATES
 
 HEAD = """\
@@ -50,6 +51,9 @@ def page() -> str:
         for operator in template.onnx_operators:
             summary = " ".join((template.accepts.__doc__ or "").split())
             rules.setdefault(operator, []).append(f"{template.name} template: {summary}")
+    for operator, form in FORMS.items():
+        summary = " ".join((form.__doc__ or "").split()).partition(": ")[2]
+        rules[operator] = [f"as a layer: {summary.rstrip('.')}"]
     for operator, summary in FUSED.items():
         rules.setdefault(operator, []).insert(0, summary)
     for operator in EXPANDERS:

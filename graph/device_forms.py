@@ -8,9 +8,9 @@ there are none.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from math import prod
+from math import isqrt, prod
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,10 @@ PLAIN_CONV: Mapping[str, Any] = {
     "max": None,
 }
 """Attributes of a FusedConv that does nothing beyond its weights."""
+
+
+LARGEST_WINDOW = 32
+"""Rows or columns beyond which a pool of the whole image is done in two steps."""
 
 
 class Refused(Exception):
@@ -80,6 +84,19 @@ class Form:
         """Add a depthwise FusedConv; `weight` is (C, kh, kw), or (C) for a factor a channel."""
         kernel = weight.reshape(len(weight), 1, *(weight.shape[1:] or (1, 1)))
         return self.conv(x, kernel, group=len(weight), **rest)
+
+    def max_pool(self, x: str, kernel: Sequence[int], part: str = "") -> str:
+        """Add a MaxPool with as large strides; windows at the end may be cut off."""
+        name = f"{self.node.name}.{part}" if part else self.node.name
+        result = f"{self.node.outputs[0]}.{part}" if part else self.node.outputs[0]
+        attrs = {name: PLAIN_CONV[name] for name in ("pads", "dilations")}
+        attrs.update(strides=tuple(kernel), kernel_shape=tuple(kernel), ceil_mode=1)
+        self.nodes.append(
+            replace(
+                self.node, name=name, op="MaxPool", inputs=(x,), outputs=(result,), attrs=attrs
+            )
+        )
+        return result
 
     def image(self, value: str) -> tuple[int, ...]:
         """Shape of an image; Refused if it is something else."""
@@ -212,18 +229,33 @@ def _average_pool(form: Form) -> None:
 
 
 def _global_average_pool(form: Form) -> None:
-    """GlobalAveragePool: a depthwise convolution with one output."""
+    """GlobalAveragePool: a depthwise convolution with one output; of a large image, two."""
     (x,) = form.node.inputs
     _, channels, *sizes = form.image(x)
-    form.diagonal(x, np.full((channels, *sizes), 1 / prod(sizes)))
+    rest, weight = tuple(sizes), 1 / prod(sizes)
+    if max(sizes) > LARGEST_WINDOW:
+        cells, rest = _cells(sizes)
+        pads = (0, 0, *(n * cell - size for n, cell, size in zip(rest, cells, sizes, strict=True)))
+        mean = np.full((channels, *cells), 1 / prod(cells))
+        x = form.diagonal(x, mean, part="cells", strides=cells, pads=pads)
+        weight *= prod(cells)
+    form.diagonal(x, np.full((channels, *rest), weight))
 
 
 def _global_max_pool(form: Form) -> None:
-    """GlobalMaxPool: a max-pool with one output."""
-    kernel = form.image(form.node.inputs[0])[2:]
-    attrs = {name: PLAIN_CONV[name] for name in ("strides", "pads", "dilations")}
-    attrs.update(kernel_shape=kernel, ceil_mode=0)
-    form.nodes.append(replace(form.node, op="MaxPool", attrs=attrs))
+    """GlobalMaxPool: a max-pool with one output; of a large image, two."""
+    sizes = form.image(form.node.inputs[0])[2:]
+    if max(sizes) <= LARGEST_WINDOW:
+        form.max_pool(form.node.inputs[0], sizes)
+        return
+    cells, rest = _cells(sizes)
+    form.max_pool(form.max_pool(form.node.inputs[0], cells, part="cells"), rest)
+
+
+def _cells(sizes: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The size of the cells that an image is divided into, about its root, and their number."""
+    cells = tuple(isqrt(size - 1) + 1 for size in sizes)
+    return cells, tuple(-(-size // cell) for size, cell in zip(sizes, cells, strict=True))
 
 
 def _reduce_mean(form: Form) -> None:

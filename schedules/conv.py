@@ -57,16 +57,7 @@ class ConvTemplate:
     name = "conv"
     float_op = "FusedConv"
     device_op = "VtaConv"
-    onnx_operators: tuple[str, ...] = (
-        "Conv",
-        "ConvTranspose",
-        "AveragePool",
-        "GlobalAveragePool",
-        "Add",
-        "Resize",
-        "Upsample",
-        "Pad",
-    )
+    onnx_operators: tuple[str, ...] = ("Conv", "ConvTranspose")
 
     def accepts(self, node: Node, graph: Graph, target: Target) -> str | None:
         """Two-dimensional convolutions with constant weights run tap by tap."""

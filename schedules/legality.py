@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from ..backend.target import Target
 from ..graph.device_forms import FORMS, refusal
@@ -10,10 +10,19 @@ from ..graph.graph import Graph, Node
 from . import TEMPLATES
 
 
-def accepts_on(target: Target) -> Callable[[Node, Graph], str | None]:
-    """A function that says why a float node cannot run on `target`; None means that it can."""
+def accepts_on(
+    target: Target, too_large: Mapping[str, str] | None = None
+) -> Callable[[Node, Graph], str | None]:
+    """A function that says why a float node cannot run on `target`; None means that it can.
+
+    `too_large` maps ONNX nodes that were found to have no tile to the reason.
+    """
+    found = too_large or {}
 
     def accepts(node: Node, graph: Graph) -> str | None:
+        for name in node.origin:
+            if name in found:
+                return found[name]
         if node.op in FORMS:
             return refusal(graph, node)
         reasons = []

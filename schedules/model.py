@@ -13,7 +13,7 @@ from typing import Any
 
 from ..backend.commands import Buffer, Command, Load, Memory, Store
 from ..backend.target import Target
-from ..errors import ScheduleError
+from ..errors import NoTileError, ScheduleError
 from ..graph.graph import Graph, Node
 from .emitter import Emitter
 from .places import Place, find_places
@@ -225,9 +225,10 @@ def _choose(
         if chosen is not None:
             return template, chosen
         reasons.append(f"the {template.name} template finds no tile that fits")
-    raise ScheduleError(
-        f"layer {layer.node.name!r} ({layer.node.op}): "
-        + ("; ".join(reasons) or "no template lowers it")
+    raise NoTileError(
+        f"{layer.node.name!r} ({layer.node.op})",
+        layer.node.origin,
+        "; ".join(reasons) or "no template lowers it",
     )
 
 

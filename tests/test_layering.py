@@ -34,7 +34,7 @@ ROOMS: dict[str, frozenset[str]] = {
     "report": frozenset({"errors", "runtime"}),
     "profiling": frozenset({"errors", "ops", "backend", "runtime", "report"}),
     "selftest_programs": FOLDERS | {"errors"},
-    "support": frozenset({"frontend", "schedules"}),
+    "support": frozenset({"frontend", "graph", "schedules"}),
     # The compiler lazily: a board serves without onnx.
     "cli": frozenset(
         {
