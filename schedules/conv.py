@@ -22,6 +22,7 @@ from .bias import fits_gemm
 from .blocks import Block, Extent
 from .conv_lowering import ConvLowering
 from .conv_shape import ConvShape
+from .conv_shortcut import Shortcut
 from .emitter import Emitter, usable
 from .template import Cost, Layer
 from .tiling import tile_sizes
@@ -133,6 +134,7 @@ class ConvTemplate:
         loops = outer + pixels if schedule.order == "weights" else pixels + outer
         body = [
             "ACC = 0",
+            *_describe_shortcut(shape, schedule),
             f"for i in tiles({shape.inputs}, {schedule.tile_i}):",
             "  WGT <- weight[o, i]" + (" and bias[o]" if schedule.bias == "gemm" else ""),
             "  INP <- x[i, rows and columns that h, w read]",
@@ -145,6 +147,21 @@ class ConvTemplate:
         body.append("y[o, h, w] <- OUT")
         lines = ["  " * depth + line for depth, line in enumerate(loops)]
         return "\n".join(lines + ["  " * len(loops) + line for line in body])
+
+
+def _describe_shortcut(shape: ConvShape, schedule: ConvSchedule) -> list[str]:
+    """The part of the loop nest that accumulates the shortcut."""
+    if shape.shortcut is None:
+        return []
+    lines = [
+        f"for i in tiles({shape.shortcut.inputs}, {needs(shape, schedule).tile_s}):",
+        "  WGT <- shortcut_weight[o, i]",
+        "  INP <- image[i, rows and columns that h, w read]",
+        "  ACC += GEMM(INP, WGT)",
+    ]
+    if shape.shortcut.shift:
+        lines.append(f"ACC <<= {shape.shortcut.shift}")
+    return lines
 
 
 def _biases(shape: ConvShape) -> tuple[str, ...]:
@@ -184,7 +201,8 @@ class Needs:
     """Elements that the largest tile takes in every scratchpad, and how many tiles there are.
 
     `vectors` are those of the whole layer, which stay in ACC; `tile_o` is the tile's size in
-    channel blocks, `tiles_o` and `tiles_i` count tiles of the channels and of the reduction.
+    channel blocks, `tiles_o` and `tiles_i` count tiles of the channels and of the reduction, of
+    which `tiles_s` are the shortcut's, `tile_s` blocks of its channels each.
     """
 
     wgt: int
@@ -199,6 +217,8 @@ class Needs:
     tiles_o: int
     tiles_i: int
     diagonal: bool
+    tile_s: int
+    tiles_s: int
 
 
 def needs(shape: ConvShape, schedule: ConvSchedule) -> Needs:
@@ -208,13 +228,22 @@ def needs(shape: ConvShape, schedule: ConvSchedule) -> Needs:
     depth = 1 if part.diagonal else min(schedule.tile_i, part.inputs.count)
     pixels = schedule.tile_h * schedule.tile_w
     read = shape.rows.most_read(schedule.tile_h) * shape.columns.most_read(schedule.tile_w)
+    wgt = tile_o * (depth * shape.taps + (schedule.bias == "gemm"))
+    inp = (tile_o if part.diagonal else depth) * read
+    tile_s = tiles_s = 0
+    if shape.shortcut is not None:
+        each = shape.shortcut.read(schedule.tile_h, schedule.tile_w)
+        tile_s = max(1, min(shape.shortcut.inputs, inp // each, wgt // tile_o))
+        tiles_s = ceil_div(shape.shortcut.inputs, tile_s)
+        inp = max(inp, tile_s * each)
     tiles_o = sum(ceil_div(one.outputs.count, schedule.tile_o) for one in shape.parts)
     tiles_i = 1 if part.diagonal else ceil_div(part.inputs.count, schedule.tile_i)
+    tiles_i += tiles_s
     tiles_p = shape.batches * ceil_div(shape.rows.outputs, schedule.tile_h)
     tiles_p *= ceil_div(shape.columns.outputs, schedule.tile_w)
     return Needs(
-        wgt=tile_o * (depth * shape.taps + (schedule.bias == "gemm")),
-        inp=(tile_o if part.diagonal else depth) * read,
+        wgt=wgt,
+        inp=inp,
         residual=tile_o * pixels if shape.residuals else 0,
         acc=tile_o * pixels,
         vectors=shape.outputs * (shape.shift_vectors + (schedule.bias == "add")),
@@ -225,6 +254,8 @@ def needs(shape: ConvShape, schedule: ConvSchedule) -> Needs:
         tiles_o=tiles_o,
         tiles_i=tiles_i,
         diagonal=part.diagonal,
+        tile_s=tile_s,
+        tiles_s=tiles_s,
     )
 
 
@@ -265,6 +296,13 @@ def _cost(
     weight_reads, input_reads = _reads(schedule, room, need)
     wgt = timing.load(target, Memory.WGT, 1, need.wgt)
     inp = _input_cycles(shape, schedule, target, need)
+    first = 0
+    if shape.shortcut is not None:
+        more = _shortcut_cycles(shape.shortcut, schedule, target, need)
+        own = need.tiles_i - need.tiles_s
+        wgt = (own * wgt + need.tiles_s * more[0]) // need.tiles_i
+        inp = (own * inp + need.tiles_s * more[1]) // need.tiles_i
+        first = timing.alu(target, need.acc) if shape.shortcut.shift else 0
     row = need.acc // need.tile_o
     residual = timing.load(target, Memory.INP, need.tile_o, row) * len(shape.residuals)
     loads = weight_reads * wgt + input_reads * inp + need.out_tiles * residual
@@ -273,12 +311,22 @@ def _cost(
     ) * timing.gemm(target, 0)
     passes = 1 + (schedule.bias == "gemm")
     tail = epilogue.cycles(target, shape.steps, need.acc, 1, schedule.bias)
-    compute = gemms + need.out_tiles * (passes * timing.gemm(target, need.acc) + tail)
+    compute = gemms + need.out_tiles * (passes * timing.gemm(target, need.acc) + first + tail)
     store = timing.store(target, need.tile_o, row)
     # The last tile's products cannot hide behind loads, nor the first loads behind products.
     last = gemms // (need.out_tiles * need.tiles_i)
     total = max(loads + last, compute + wgt + inp, need.out_tiles * store) + tail + store
     return Cost(loads, compute, tiles_p * need.tiles_o * store, total)
+
+
+def _shortcut_cycles(
+    shortcut: Shortcut, schedule: ConvSchedule, target: Target, need: Needs
+) -> tuple[int, int]:
+    """Cycles to load the weights and the input of a step of the shortcut."""
+    h, w = Extent(0, schedule.tile_h), Extent(0, schedule.tile_w)
+    block = shortcut.block(0, Extent(0, need.tile_s), h, w)
+    rows = (timing.load(target, Memory.INP, one.rows, one.size) for one in block.rows())
+    return int(timing.load(target, Memory.WGT, 1, need.tile_o * need.tile_s)), int(sum(rows))
 
 
 def _reads(schedule: ConvSchedule, room: Room, need: Needs) -> tuple[int, int]:

@@ -20,6 +20,7 @@ from ..backend.commands import Buffer, Memory
 from ..backend.isa import Isa
 from ..backend.target import Target
 from ..errors import ScheduleError
+from ..ops import shortcut
 from .conv_shape import is_uniform
 from .emitter import Emitter
 from .template import Layer, Template
@@ -85,6 +86,12 @@ def target_key(target: Target) -> str:
 _IRRELEVANT = ("TARGET", "part", "registers", "clock_mhz", "dram_bytes")
 
 
+_NO_MATTER = {
+    *("scale", "layout", "in_layout", "epilogue"),
+    *(shortcut.NAME, shortcut.ORIGIN, shortcut.SHIFT),
+}
+
+
 def layer_key(layer: Layer) -> str:
     """One line that says all of a layer that its schedule depends on: not its numbers."""
     node = layer.node
@@ -95,8 +102,10 @@ def layer_key(layer: Layer) -> str:
             place = layer.places.get(value)
             whole = f"/{','.join(map(str, place.shape[1:]))}" if place else ""
             parts.append(f"{','.join(map(str, kind.shape))}{whole}:{kind.layout.order}")
-    for key in sorted(set(node.attrs) - {"scale", "layout", "in_layout", "epilogue"}):
+    for key in sorted(set(node.attrs) - _NO_MATTER):
         parts.append(f"{key}={_plain(node.attrs[key])}")
+    if node.attrs.get(shortcut.SHIFT):
+        parts.append("shifted")
     if node.op == "VtaConv" and is_uniform(layer.constants[node.inputs[1]]):
         parts.append("uniform")
     steps = [step[0] for step in node.attrs.get("epilogue", ())]
