@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,14 +16,13 @@ from . import epilogue
 from .blocks import Block, Extent
 from .conv_shape import ConvShape, Part
 from .conv_shortcut import ROLE
+from .conv_tiles import ConvSchedule, needs
 from .emitter import Emitter, Slots, usable
 from .nests import arrange
 from .places import Place
 from .template import Layer
 from .tiling import cuts
 
-if TYPE_CHECKING:
-    from .conv import ConvSchedule
 
 
 @dataclass(frozen=True)
@@ -42,8 +40,6 @@ class ConvLowering:
     """One layer on its way to commands."""
 
     def __init__(self, layer: Layer, schedule: ConvSchedule, out: Emitter) -> None:
-        from .conv import needs
-
         self.layer, self.schedule, self.out = layer, schedule, out
         self.shape = ConvShape(layer, out.target)
         self.need = needs(self.shape, schedule)
@@ -90,18 +86,21 @@ class ConvLowering:
                 yield Tile(part, n, o, h, w)
 
     def _weights_worth_keeping(self) -> int:
-        """Weight tiles that are read again before others push them out."""
+        """Weight tiles that are read again before others push them out.
+
+        Beside a shortcut all that fit: its loads take longer than its products and run ahead.
+        """
         room = usable(self.out.target, Memory.WGT) // self.need.wgt
-        if self.need.wgt_tiles <= room:
-            return self.need.wgt_tiles
+        if self.need.wgt_tiles <= room or self.need.tiles_s:
+            return min(room, self.need.wgt_tiles)
         reused = self.schedule.order == "weights" and self.need.tiles_i <= room
         return self.need.tiles_i if reused else 2
 
     def _inputs_worth_keeping(self) -> int:
-        """Input tiles that are read again before others push them out."""
+        """Input tiles that are read again before others push them out, or can run ahead."""
         room = self.inp_limit // self.need.inp
-        if self.need.inp_tiles <= room:
-            return self.need.inp_tiles
+        if self.need.inp_tiles <= room or self.need.tiles_s:
+            return min(room, self.need.inp_tiles)
         reused = self.schedule.order == "inputs" and self.need.tiles_i <= room
         return self.need.tiles_i if reused else 2
 

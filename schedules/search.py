@@ -26,7 +26,7 @@ from .emitter import Emitter
 from .template import Layer, Template
 
 SHORTLIST = 4
-"""Schedules of a layer that are timed exactly by default."""
+"""Schedules of a layer that are timed exactly by default, and twice as many with a shortcut."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def _plain(value: Any) -> str:
 def choose(
     template: Template, layer: Layer, target: Target, log: ScheduleLog, shortlist: int = SHORTLIST
 ) -> Any | None:
-    """The layer's schedule from the log, or the best of the first `shortlist` when timed exactly.
+    """The layer's schedule from the log, or the best of the first few when timed exactly.
 
     None if the template has no schedule that fits.
     """
@@ -136,7 +136,8 @@ def choose(
             return template.override(layer, target, known.schedule)
         except ScheduleError:
             pass  # written by another version of the template: decide anew
-    ranked = template.choices(layer, target)[:shortlist]
+    most = shortlist * (2 if shortcut.inputs(layer.node.attrs) else 1)
+    ranked = template.choices(layer, target)[:most]
     if not ranked:
         return None
     timed = [

@@ -22,8 +22,9 @@ from vtaflow.errors import ScheduleError
 from vtaflow.graph.interpret import interpret
 from vtaflow.runtime.interleave import ORDERS
 from vtaflow.schedules.conv import ORDERS as LOOP_ORDERS
-from vtaflow.schedules.conv import ConvSchedule, ConvTemplate, Room, overflow
+from vtaflow.schedules.conv import ConvTemplate
 from vtaflow.schedules.conv_shape import ConvShape
+from vtaflow.schedules.conv_tiles import ConvSchedule, Room, overflow
 from vtaflow.schedules.model import lower
 from vtaflow.schedules.places import find_places
 from vtaflow.schedules.template import Layer
