@@ -8,6 +8,7 @@ steps of their own, a power of two larger.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 
@@ -36,7 +37,7 @@ class Branch:
     @property
     def read(self) -> float:
         """The sum of squares of the integers that a result is made of."""
-        return self.power * self.weight[0].size
+        return self.power * prod(self.weight.shape[1:])
 
     @property
     def rounding(self) -> float:

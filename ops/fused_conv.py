@@ -1,10 +1,11 @@
 """FusedConv: clip(convolution + bias [+ residual], min, max), the fused float image layer.
 
 Inputs are x (N, C, H, W), weight (O, C/group, kh, kw), bias (O) and perhaps a residual of the
-result's shape, or the image and the weight of a shortcut (see shortcut.py). Attributes are ONNX's `strides`, `pads` (top, left, bottom, right), `dilations`
-and `group`; `transposed` and `output_padding` make it a ConvTranspose, whose weights stand here
-with the output channels first; `min` and `max` are bounds or None. ONNX has no such operator; the
-passes make it from Conv, ConvTranspose and what follows them.
+result's shape, or the image and the weight of a shortcut (see shortcut.py). Attributes are ONNX's
+`strides`, `pads` (top, left, bottom, right), `dilations` and `group`; `transposed` and
+`output_padding` make it a ConvTranspose, whose weights stand here with the output channels first;
+`min` and `max` are bounds or None. ONNX has no such operator; the passes make it from Conv,
+ConvTranspose and what follows them.
 """
 
 from __future__ import annotations
@@ -49,7 +50,8 @@ def _evaluate(arrays: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
         y = convolve(x, weight, windows(attrs, weight.shape[2:]), attrs["group"])
         y += bias.reshape(1, -1, 1, 1)
         if shortcut.inputs(attrs):
-            y += convolve(*beside, shortcut.windows(attrs))
+            image, factors = beside
+            y += convolve(image, factors, shortcut.windows(attrs))
         elif beside:
             y += beside[0]
         return [clip(y, attrs)]

@@ -2,10 +2,10 @@
 
 Inputs: x int8 (N, C, H, W); weight int8 (O, C/group, kh, kw); then whatever the epilogue refers
 to; then image and weight, both int8, of a shortcut if there is one (see shortcut.py), whose
-products are added before the epilogue. Attributes are ONNX's (`strides`, `pads`, `dilations`, `group`; `transposed` with
-`output_padding` for ConvTranspose, whose weights stand here with the output channels first) and
-`epilogue`, `scale` of the output and its `zero_point` if that is not 0, `layout` of the output and
-`in_layout` of x and of the shortcut's image.
+products are added before the epilogue. Attributes are ONNX's (`strides`, `pads`, `dilations`,
+`group`; `transposed` with `output_padding` for ConvTranspose, whose weights stand here with the
+output channels first) and `epilogue`, `scale` of the output and its `zero_point` if that is not 0,
+`layout` of the output and `in_layout` of x and of the shortcut's image.
 
 Weights stay logical: the schedule packs them in the order in which it reads them. Padding lanes
 are computed as the hardware computes them, with zero weights, biases and shifts.
@@ -59,7 +59,8 @@ def accumulate(x: Array, weight: Array, attrs: Attrs, *beside: Array) -> Array:
     """
     products = convolve_integers(x, weight, windows(attrs, weight.shape[2:]), attrs["group"])
     if beside:
-        added = convolve_integers(*beside, shortcut.windows(attrs))
+        image, factors = beside
+        added = convolve_integers(image, factors, shortcut.windows(attrs))
         products += added << np.int32(attrs[shortcut.SHIFT])
     return products
 

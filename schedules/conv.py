@@ -174,10 +174,13 @@ def _space(shape: ConvShape, fixed: Mapping[str, Any]) -> Iterator[ConvSchedule]
 
     outputs = max(part.outputs.count for part in shape.parts)
     inputs = max(1 if part.diagonal else part.inputs.count for part in shape.parts)
+    widths = tile_sizes(shape.columns.outputs)[:4]
+    if shape.shortcut is not None and widths[-1] > 1:
+        widths.append(1)  # its strides may make it read more than the layer itself
     for tile_o in values("tile_o", _thinned(tile_sizes(outputs))):
         for tile_i in values("tile_i", _thinned(tile_sizes(inputs))):
             for tile_h in values("tile_h", _thinned(tile_sizes(shape.rows.outputs))):
-                for tile_w in values("tile_w", tile_sizes(shape.columns.outputs)[:4]):
+                for tile_w in values("tile_w", widths):
                     whole = tile_o >= outputs or (tile_h, tile_w) == shape.y_shape[2:]
                     for order in values("order", _orders(shape, whole)):
                         for bias in values("bias", _biases(shape)):

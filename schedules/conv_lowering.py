@@ -24,7 +24,6 @@ from .template import Layer
 from .tiling import cuts
 
 
-
 @dataclass(frozen=True)
 class Tile:
     """One output tile: a part's channel blocks (counted within the part), rows and columns."""
