@@ -15,7 +15,7 @@ from ..errors import ScheduleError
 from ..graph.graph import Graph, Node
 from . import epilogue
 from .bias import fits_gemm
-from .conv_cost import cost
+from .conv_cost import cost, step_by_step
 from .conv_lowering import ConvLowering
 from .conv_shape import ConvShape
 from .conv_tiles import ConvSchedule, Room, needs, overflow
@@ -28,6 +28,10 @@ ORDERS = ("weights", "inputs")
 
 MOST_SIZES = 12
 """Sizes of one axis that are tried; more are thinned out evenly."""
+
+
+CLOSER_LOOKS = 400
+"""Schedules of a layer with a shortcut whose cost is worked out step by step."""
 
 
 class ConvTemplate:
@@ -64,7 +68,14 @@ class ConvTemplate:
             for schedule in _space(shape, {})
             if overflow(shape, schedule, room) is None
         ]
-        return sorted(ranked, key=lambda one: (one[0].total, one[0].load, one[1].tile_o))
+        ranked.sort(key=_rank)
+        if shape.shortcut is None:
+            return ranked
+        closer = [
+            (step_by_step(shape, schedule, target, room, found), schedule)
+            for found, schedule in ranked[:CLOSER_LOOKS]
+        ]
+        return sorted(closer, key=_rank) + ranked[CLOSER_LOOKS:]
 
     def override(self, layer: Layer, target: Target, values: Mapping[str, Any]) -> ConvSchedule:
         """The best schedule with the named fields fixed."""
@@ -125,6 +136,11 @@ class ConvTemplate:
         body.append("y[o, h, w] <- OUT")
         lines = ["  " * depth + line for depth, line in enumerate(loops)]
         return "\n".join(lines + ["  " * len(loops) + line for line in body])
+
+
+def _rank(one: tuple[Cost, ConvSchedule]) -> tuple[int, int, int]:
+    found, schedule = one
+    return found.total, found.load, schedule.tile_o
 
 
 def _describe_shortcut(shape: ConvShape, schedule: ConvSchedule) -> list[str]:

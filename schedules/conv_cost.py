@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ..backend import timing
 from ..backend.commands import Memory
 from ..backend.target import Target
@@ -20,8 +22,8 @@ def cost(
     need = needs(shape, schedule)
     tiles_p = need.out_tiles // need.tiles_o
     weight_reads, input_reads = _reads(schedule, room, need)
-    wgt = timing.load(target, Memory.WGT, 1, need.wgt)
-    inp = _input_cycles(shape, schedule, target, need)
+    steps = _steps(shape, schedule, target, need)
+    wgt, inp = (sum(each) // len(steps) for each in zip(*steps, strict=True))
     row = need.acc // need.tile_o
     residual = timing.load(target, Memory.INP, need.tile_o, row) * len(shape.residuals)
     loads = weight_reads * wgt + input_reads * inp + need.out_tiles * residual
@@ -30,25 +32,50 @@ def cost(
     ) * timing.gemm(target, 0)
     passes = 1 + (schedule.bias == "gemm")
     tail = epilogue.cycles(target, shape.steps, need.acc, 1, schedule.bias)
-    compute = gemms + need.out_tiles * (passes * timing.gemm(target, need.acc) + tail)
+    work = passes * timing.gemm(target, need.acc) + tail + _shift(shape, target, need)
+    compute = gemms + need.out_tiles * work
     store = timing.store(target, need.tile_o, row)
     # The last tile's products cannot hide behind loads, nor the first loads behind products.
     last = gemms // (need.out_tiles * need.tiles_i)
     total = max(loads + last, compute + wgt + inp, need.out_tiles * store) + tail + store
-    found = Cost(loads, compute, tiles_p * need.tiles_o * store, total)
-    if shape.shortcut is None:
-        return found
-    products = timing.gemm(target, need.acc * need.tile_s)
-    shift = timing.alu(target, need.acc) if shape.shortcut.shift else 0
-    rest = compute / need.out_tiles - need.tiles_s * products
+    return Cost(loads, compute, tiles_p * need.tiles_o * store, total)
+
+
+def step_by_step(
+    shape: ConvShape, schedule: ConvSchedule, target: Target, room: Room, found: Cost
+) -> Cost:
+    """The cost `found` of a layer with a shortcut at a closer look: what waits for loads.
+
+    A shortcut's loads are long beside its products, so that the average says too little.
+    """
+    need = needs(shape, schedule)
     own = need.tiles_i - need.tiles_s
+    products = timing.gemm(target, need.acc * need.tile_s)
+    rest = found.compute / need.out_tiles - need.tiles_s * products
     computes = [float(products)] * need.tiles_s + [rest / own] * own
-    computes[need.tiles_s] += shift
-    more = _shortcut_loads(shape.shortcut, schedule, target, need)
-    tiles = [more] * need.tiles_s + [(wgt, inp)] * own
-    period = _period(tiles, computes, schedule, room, need)
-    total = int(max(period, need.out_tiles * store)) + tail + store + wgt + inp
-    return Cost(found.load, int(need.out_tiles * sum(computes)), found.store, total)
+    steps = _steps(shape, schedule, target, need)
+    period = _period(steps, computes, schedule, room, need)
+    ends = max(0, found.total - max(found.load, found.compute))
+    return replace(found, total=int(max(period, found.store)) + ends)
+
+
+def _steps(
+    shape: ConvShape, schedule: ConvSchedule, target: Target, need: Needs
+) -> list[tuple[int, int]]:
+    """Cycles to load the weights and the input of every step of the reduction."""
+    wgt = int(timing.load(target, Memory.WGT, 1, need.wgt))
+    inp = _input_cycles(shape, schedule, target, need)
+    steps = [(wgt, inp)] * (need.tiles_i - need.tiles_s)
+    if shape.shortcut is not None:
+        more = _shortcut_loads(shape.shortcut, schedule, target, need)
+        steps = [more] * need.tiles_s + steps
+    return steps
+
+
+def _shift(shape: ConvShape, target: Target, need: Needs) -> int:
+    """Cycles of shifting the shortcut's products of a tile."""
+    shifts = shape.shortcut is not None and shape.shortcut.shift > 0
+    return int(timing.alu(target, need.acc)) if shifts else 0
 
 
 def _period(
