@@ -17,6 +17,7 @@ from .backend.isa import Isa
 from .backend.program import LaunchCode, Program
 from .backend.target import Target
 from .graph.graph import Graph, Node
+from .ops import shortcut
 from .ops.types import TensorType
 from .runtime.attributes import encode_attrs, layout_to_json
 from .schedules.model import LaunchStep, LayerPlan, Lowered
@@ -81,7 +82,7 @@ def bundle(
             "regions": [_region(one, integer) for one in assembled.arena.regions],
         },
         "constants": {"member": "constants.bin", "start": CONSTANTS_START},
-        "layers": [_layer(plan, integer, cycles[plan.launch]) for plan in lowered.layers],
+        "layers": [_layer(plan, cycles[plan.launch]) for plan in lowered.layers],
         "placement": _placement(imported, placed),
     }
     return Artifact.create(manifest, members, source.stem)
@@ -91,20 +92,30 @@ def layer_cycles(target: Target, code: LaunchCode) -> dict[tuple[str, ...], int]
     """Estimated cycles of a launch by origin.
 
     A layer's time runs from the end of the last compute instruction of its predecessor to the
-    end of its own, so that the times add up to the whole launch.
+    end of its own, so that the times add up to the whole launch. Origins whose instructions all
+    have a role are guests inside a layer: theirs is the time of their own instructions.
     """
     stream = Isa.of(target).decode_stream(code.insns)
     timeline = timing.schedule(target, stream)
+    hosts = {origin for origin, role in zip(code.origins, code.roles, strict=True) if not role}
     ends: dict[tuple[str, ...], int] = {}
+    guests: dict[tuple[str, ...], int] = {}
+    before = hosted = 0
     for origin, module, end in zip(
         code.origins, timeline.module.tolist(), timeline.end.tolist(), strict=True
     ):
-        if module == timing.COMPUTE and origin:
-            ends[origin] = end + 1
+        if module != timing.COMPUTE or not origin:
+            continue
+        if origin in hosts:
+            ends[origin] = end + 1 - hosted  # on a clock that stops for guests
+        else:
+            guests[origin] = guests.get(origin, 0) + end + 1 - before
+            hosted += end + 1 - before
+        before = end + 1
     if not ends:
-        return {}
-    ends[list(ends)[-1]] = timeline.cycles
-    cycles, previous = {}, 0
+        return guests
+    ends[list(ends)[-1]] = timeline.cycles - hosted
+    cycles, previous = guests, 0
     for origin, end in ends.items():
         cycles[origin] = end - previous
         previous = end
@@ -190,13 +201,12 @@ def _region(region: Region, graph: Graph) -> Json:
     }
 
 
-def _layer(plan: LayerPlan, graph: Graph, cycles: Mapping[tuple[str, ...], int]) -> Json:
-    node = next(node for node in graph.nodes if node.name == plan.name)
+def _layer(plan: LayerPlan, cycles: Mapping[tuple[str, ...], int]) -> Json:
     return {
         "name": plan.name,
         "origin": list(plan.origin),
         "op": plan.op,
-        "output": node.outputs[0],
+        "output": plan.output,
         "macs": plan.macs,
         "tiles": " ".join(f"{key}={value}" for key, value in plan.schedule.items()),
         "bytes": plan.bytes_loaded + plan.bytes_stored,
@@ -213,13 +223,21 @@ def _layer(plan: LayerPlan, graph: Graph, cycles: Mapping[tuple[str, ...], int])
 def _placement(imported: Graph, placed: Graph) -> list[Json]:
     """One row for every ONNX node: where it runs and why."""
     homes = {name: node for node in placed.nodes for name in (node.origin or (node.name,))}
+    hosts = {
+        name: (node, node.attrs[shortcut.ORIGIN])
+        for node in placed.nodes
+        if shortcut.inputs(node.attrs)
+        for name in node.attrs[shortcut.ORIGIN]
+    }
     rows: dict[str, Json] = {}
     for node in imported.nodes:
         for name in node.origin or (node.name,):
             if name in rows and node.op in _CONVERSIONS:  # not what the ONNX node is about
                 continue
             home = homes.get(name)
-            if home is None:
+            if name in hosts:
+                device, reason = _hosted(name, *hosts[name])
+            elif home is None:
                 device, reason = "none", "folded away at compile time"
             elif home.origin and name != home.origin[0]:
                 device, reason = home.device, f"fused into {home.origin[0]}"
@@ -227,3 +245,10 @@ def _placement(imported: Graph, placed: Graph) -> list[Json]:
                 device, reason = home.device, home.reason
             rows[name] = {"node": name, "op": node.op, "device": device, "reason": reason}
     return list(rows.values())
+
+
+def _hosted(name: str, host: Node, origin: tuple[str, ...]) -> tuple[str, str]:
+    """Device and reason of an ONNX node that is part of a shortcut."""
+    if name != origin[0]:
+        return host.device, f"fused into {origin[0]}"
+    return host.device, f"accumulated into {(host.origin or (host.name,))[0]}"

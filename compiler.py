@@ -38,6 +38,7 @@ from .graph.passes.pack import pack
 from .graph.passes.place import place
 from .graph.passes.quantise import quantise
 from .graph.passes.simplify import SIMPLIFY
+from .graph.passes.take_in_shortcuts import take_in_shortcuts
 from .graph.passes.to_device_forms import to_device_forms
 from .graph.predicates import PACKED, PLACED, QUANTISED
 from .graph.printer import to_text
@@ -64,6 +65,7 @@ STAGES = (
     "place",
     "to_device_forms",
     "equalise",
+    "take_in_shortcuts",
     "quantise",
     "fold_input",
     "pack",
@@ -234,6 +236,8 @@ def prepare(
         check_data(placed, data)
         placed = run_passes(placed, [Stage("equalise", partial(equalise, data=data))], done)
     ranges = _ranges(placed, data, real, options, made_up=calibration is None)
+    taking_in = partial(take_in_shortcuts, calibration=ranges)
+    placed = run_passes(placed, [Stage("take_in_shortcuts", taking_in)], done)
     quantising = partial(
         quantise,
         calibration=ranges,

@@ -22,12 +22,12 @@ from .ops.types import Array
 from .schedules import log_file
 from .schedules.model import distinct_layers
 from .schedules.search import (
-    SHORTLIST,
     Entry,
     ScheduleLog,
     entry_of,
     fastest_first,
     known,
+    shortlist,
 )
 from .schedules.template import Layer
 from .schedules.trials import Outline, Ranking, rank, settle, templates_of, time_all
@@ -156,7 +156,7 @@ class _Search:
         if not self.timed:
             return [], 0
         order = fastest_first(self.timed)
-        default = fastest_first(self.timed[:SHORTLIST])[0]
+        default = fastest_first(self.timed[: shortlist(self.layer)])[0]
         ahead = order[: min(order.index(default), FINALISTS - 1)]
         rest = [one for one in order if one != default and one not in ahead]
         return [*ahead, default, *rest], len(ahead) + 1
@@ -169,7 +169,7 @@ class _Search:
                 f"layer {node.name!r} ({node.op}): no template has a tile that fits"
             )
         chosen = self.finalists()[0][position]
-        return entry_of(self.ranking.schedules, self.timed, chosen, trials)
+        return entry_of(self.layer, self.ranking.schedules, self.timed, chosen, trials)
 
 
 @dataclass(frozen=True)

@@ -117,9 +117,9 @@ def _with_micro_ops(
         if index in starts:
             phase = starts[index]
             addresses = phase.addresses()
-            out.append(
-                (Load(Memory.UOP, 0, UOPS, offset, phase.size, origin=command.origin), None, 0)
-            )
+            kernels = Load(Memory.UOP, 0, UOPS, offset, phase.size)
+            kernels = replace(kernels, origin=command.origin, role=command.role)
+            out.append((kernels, None, 0))
             words.extend(phase.kernels)
             offset += phase.size
         out.append((command, split, addresses[split.kernel] if split else 0))

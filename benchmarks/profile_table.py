@@ -63,7 +63,7 @@ def rows_of(path: Path, target: str) -> tuple[list[Row], Row]:
     rows = []
     for layer in report["layers"]:
         per_cycle = report["ms"] / report["cycles"]
-        geometry = "" if layer["role"] else shapes.get(layer["layer"], "")
+        geometry = shapes.get(layer["layer"], "") if layer["macs"] else ""
         bound = layer["lower_bound_cycles"]
         rows.append(
             {

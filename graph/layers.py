@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..ops import vta_conv, vta_dense
-from ..ops.types import Array, Attrs
+from ..ops import shortcut, vta_conv, vta_dense
+from ..ops.types import Array
 from .graph import Graph, Node
 
 
@@ -14,11 +14,13 @@ from .graph import Graph, Node
 class Layer:
     """How a float layer with inputs (x, weight, bias[, residual]) runs on the device.
 
-    `accumulate(x, weight, attrs)` gives the int32 products (N, channels, ...) of int8 arrays.
+    Instead of a residual it may have a shortcut (see ops/shortcut.py): an image and its weight.
+    `accumulate(x, weight, attrs[, image, weight])` gives the int32 products (N, channels, ...) of
+    int8 arrays.
     """
 
     op: str
-    accumulate: Callable[[Array, Array, Attrs], Array]
+    accumulate: Callable[..., Array]
 
 
 LAYERS = {
@@ -37,4 +39,9 @@ def device_layers(graph: Graph) -> list[Node]:
 
 def residual_of(node: Node) -> str | None:
     """The value that a float layer adds to its products."""
-    return node.inputs[3] if len(node.inputs) > 3 else None
+    return node.inputs[3] if len(node.inputs) == 4 else None
+
+
+def shortcut_of(node: Node) -> tuple[str, str] | None:
+    """The image and the weight of a float layer's shortcut."""
+    return (node.inputs[3], node.inputs[4]) if shortcut.inputs(node.attrs) else None

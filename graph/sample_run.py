@@ -10,12 +10,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..ops import operator
+from ..ops import operator, shortcut
 from ..ops.types import Array, Attrs
 from .bias_correction import correct
 from .calibration import Calibration
 from .graph import Graph, Node
-from .layers import Layer
+from .products import Operand, Products
 from .sampling import rows_of
 from .shift_grid import IntegerLayer
 from .weight_rounding import can_compensate, compensated, is_exact, patches
@@ -49,13 +49,13 @@ class SampleRun:
             self._keep(name, array, owners[name])
 
     def layer(
-        self, kind: Layer, x: str, layer: IntegerLayer, attrs: Attrs, residual: str, owner: str
+        self, made_of: Products, layer: IntegerLayer, residual: str, owner: str
     ) -> tuple[IntegerLayer, Array]:
         """The layer with its biases corrected, where there is a reference, and its products.
 
         `residual` names the integers that are added, or is empty.
         """
-        products = kind.accumulate(self.values[x], layer.weights, attrs)
+        products = made_of.of(self.values, layer.weights)
         reference = self.calibration.references.get(owner)
         if reference is None or not self.corrects:
             return layer, products
@@ -64,16 +64,28 @@ class SampleRun:
         return correct(layer, rows, reference, beside), products
 
     def compensated(
-        self, layer: IntegerLayer, weight: Array, x: str, attrs: Attrs, zero_point: int
+        self, made_of: Products, layer: IntegerLayer, weight: Array
     ) -> IntegerLayer:
-        """The layer with its weights rounded for the integers `x`."""
+        """The layer with its weights rounded for the integers that they multiply."""
         if is_exact(layer.grid, weight):
             return layer
-        centred = self.values[x].astype(np.int16) - np.int16(zero_point)
-        rows = patches(centred, weight, attrs, self.count)
-        if rows is None or not can_compensate(rows):
+        found = [self._rows(made_of.x, made_of.attrs)]
+        if made_of.image is not None:
+            found.append(self._rows(made_of.image, shortcut.attributes(made_of.attrs)))
+        rows = [one for one in found if one is not None]
+        if len(rows) < len(found):
             return layer
-        return replace(layer, weights=compensated(layer.grid, weight, rows))
+        fed = rows[0]
+        if made_of.image is not None:
+            fed = np.concatenate(rows, axis=2) * made_of.gains.astype(np.float32)
+        if not can_compensate(fed):
+            return layer
+        return replace(layer, weights=compensated(layer.grid, weight, fed))
+
+    def _rows(self, operand: Operand, attrs: Attrs) -> Array | None:
+        """What an operand feeds to sampled outputs."""
+        centred = self.values[operand.name].astype(np.int16) - np.int16(operand.zero_point)
+        return patches(centred, operand.shape[2:], attrs, self.count)
 
     def finish(
         self, layer: IntegerLayer, products: Array, residual: str, name: str, owner: str

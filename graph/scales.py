@@ -19,11 +19,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..ops.epilogue import HIGHEST, LOWEST, MAX_RESIDUAL_SHIFT
+from ..ops.shortcut import MOST_SHIFT
 from ..ops.types import Array
 from .calibration import Calibration
 from .estimators import Histogram, relative_noise
 from .graph import Graph, Node
-from .layers import LAYERS, MOVES, device_layers, residual_of
+from .layers import LAYERS, MOVES, device_layers, residual_of, shortcut_of
 from .shift_grid import WEIGHT_LIMIT, Meeting, room_for_fraction
 from .signs import non_negative
 
@@ -248,6 +249,10 @@ class _Plan:
         for node in device_layers(self.graph):
             peak = float(np.abs(self.graph.constants[node.inputs[1]]).max(initial=0.0))
             yield node.outputs[0], scales[node.inputs[0]] * peak / WEIGHT_LIMIT
+            taken = shortcut_of(node)
+            if taken is not None:
+                peak = float(np.abs(self.graph.constants[taken[1]]).max(initial=0.0))
+                yield node.outputs[0], scales[taken[0]] * peak / (WEIGHT_LIMIT << MOST_SHIFT)
         for value, result in self.copied.values():
             yield result, scales[value] / WEIGHT_LIMIT
         for port, result, residual in self.residuals:

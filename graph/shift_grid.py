@@ -78,7 +78,7 @@ class ShiftGrid:
     def biases(self, bias: Array, weights: Array) -> tuple[Array, Array]:
         """Real biases (O,) -> int32 with rounding term and zero point, and which saturated.
 
-        The rounding term of a channel that is not shifted is 0. `weights` are the int8 ones: a
+        The rounding term of a channel that is not shifted is 0. `weights` are the whole ones: a
         bias stops where the products could still wrap the accumulator.
         """
         rounding = np.where(self.shifts > 0, np.exp2(self.shifts - 1.0), 0.0)
@@ -97,7 +97,10 @@ class ShiftGrid:
 
 @dataclass(frozen=True)
 class IntegerLayer:
-    """A layer's numbers on its grid: int8 weights, real biases, the integer bounds of its clip."""
+    """A layer's numbers on its grid: int8 weights, real biases, the integer bounds of its clip.
+
+    `gains` are what the products of the weights' columns are multiplied by before they are added.
+    """
 
     grid: ShiftGrid
     weights: Array
@@ -105,6 +108,7 @@ class IntegerLayer:
     low: int
     high: int
     residual: bool = False
+    gains: Array | int = 1
 
     @classmethod
     def of(
@@ -115,6 +119,7 @@ class IntegerLayer:
         low: float | None,
         high: float | None,
         residual: bool = False,
+        gains: Array | int = 1,
     ) -> IntegerLayer:
         """From real weights, biases and bounds; a bound that is None does not limit.
 
@@ -124,23 +129,32 @@ class IntegerLayer:
         most = HIGHEST if high is None else grid.step(high)
         least = min(least, most)  # where bounds cross, ONNX's Clip gives the upper one
         weights = grid.weights(weight)
-        return cls(grid, weights, bias.astype(np.float64), least, most, residual)
+        return cls(grid, weights, bias.astype(np.float64), least, most, residual, gains)
+
+    @property
+    def columns(self) -> Array:
+        """The weights (O, columns) times their gains."""
+        flat: Array = self.weights.reshape(len(self.bias), -1).astype(np.int64) * self.gains
+        return flat
 
     @property
     def saturated(self) -> Array:
         """Which biases do not fit."""
-        return self.grid.biases(self.bias, self.weights)[1]
+        return self.grid.biases(self.bias, self.columns)[1]
 
     def corrected(self, bias: Array) -> IntegerLayer:
         """The same layer with a real `bias` added."""
         return replace(self, bias=self.bias + bias)
 
-    def without_zero_points(self, x: int, residual: int) -> IntegerLayer:
-        """The same layer for inputs whose integers have these zero points."""
-        sums = self.weights.reshape(len(self.bias), -1).astype(np.int64).sum(axis=1)
+    def without_zero_points(self, x: int | Array, residual: int) -> IntegerLayer:
+        """The same layer for inputs whose integers have these zero points.
+
+        `x` may have one for every column of the weights.
+        """
+        sums = (self.columns * x).sum(axis=1)
         meeting = self.grid.meeting
         added = residual * self.grid.out_scale * 2.0 ** (meeting.shift - meeting.fraction)
-        return self.corrected(-x * sums * self.grid.accumulator_scales - added)
+        return self.corrected(-sums * self.grid.accumulator_scales - added)
 
     def epilogue(self, first: int) -> tuple[tuple[Step, ...], dict[str, Array]]:
         """The epilogue's steps, and the vectors that they read as inputs `first` and on.
@@ -150,7 +164,7 @@ class IntegerLayer:
         """
         steps: list[Step] = []
         vectors: dict[str, Array] = {}
-        biases, _ = self.grid.biases(self.bias, self.weights)
+        biases, _ = self.grid.biases(self.bias, self.columns)
         if biases.any():
             steps.append(("add", first))
             vectors["bias.int32"] = biases

@@ -44,7 +44,9 @@ def is_exact(grid: ShiftGrid, weight: Array) -> bool:
     return bool((np.abs(steps - np.rint(steps)) < 1e-6).all())
 
 
-def patches(x: Array, weight: Array, attrs: Attrs, total: int) -> Array | None:
+def patches(
+    x: Array, kernel: tuple[int, ...], attrs: Attrs, total: int
+) -> Array | None:
     """What `x`, integers whose zero is 0, feeds to sampled outputs: float32 (groups, rows, depth).
 
     None for transposed convolutions.
@@ -53,7 +55,7 @@ def patches(x: Array, weight: Array, attrs: Attrs, total: int) -> Array | None:
         return x.astype(np.float32)[None]
     if attrs.get("transposed", False):
         return None
-    along = windows(attrs, weight.shape[2:])
+    along = windows(attrs, kernel)
     ends = [(max(one.pad_begin, 0), max(one.pad_end, 0)) for one in along]
     padded = np.pad(x, ((0, 0), (0, 0), *ends))
     height, width = (one.outputs(size) for one, size in zip(along, x.shape[2:], strict=True))

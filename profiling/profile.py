@@ -183,7 +183,8 @@ def _row(
     layer: Mapping[str, Any] = subject.layers.get(origin, {})
     served = one.rows.served == row
     micro_ops = int(bounds.products(stream)[served].sum())
-    macs = 0 if role else layer.get("macs", micro_ops * peak(subject))
+    is_part = bool(role) and (origin, "") in one.rows.keys
+    macs = 0 if is_part else layer.get("macs", micro_ops * peak(subject))
     cycles = round(sum(time.values()))
     return {
         "name": subject.label(key),

@@ -2,8 +2,9 @@
 
 The compute module is the clock: a layer's time is the interval between the ends of the last
 compute instructions of its predecessor and of itself, so that rows add up to the launch. Inside
-an interval, instructions with a role are booked on a row of their own. Instructions of load and
-store belong to the layer that they serve, whenever they run.
+an interval, instructions with a role are booked on a row of their own; that of a shortcut has an
+ONNX node of its own too. Instructions of load and store belong to the layer that they serve,
+whenever they run.
 """
 
 from __future__ import annotations
@@ -53,16 +54,17 @@ class Rows:
 
 def assign(keys: Sequence[Key], run: Run) -> Rows:
     """Rows of one launch. What serves nothing (FINISH) belongs to the last row."""
-    compute = [i for i in np.flatnonzero(run.module == COMPUTE).tolist() if keys[i][0]]
-    last = {keys[i][0]: i for i in compute}
-    for origin, _ in keys:
-        if origin:
+    compute = np.flatnonzero(run.module == COMPUTE).tolist()
+    last = {keys[i][0]: i for i in compute if keys[i][0] and not keys[i][1]}
+    for origin, role in keys:
+        if origin and not role:
             last.setdefault(origin, -1)  # a layer without compute instructions takes no time
     order = sorted(last, key=lambda origin: last[origin])
     ends = np.array([last[origin] for origin in order])
-    roles = dict.fromkeys(key for key in keys if key[1])
-    rows = [key for o in order for key in ((o, ""), *(r for r in roles if r[0] == o))]
-    rows = rows or [((), "")]
+    # A part follows its layer; a shortcut, which is all of its layer, stands where it ends.
+    moments = {(origin, ""): end for origin, end in last.items()}
+    moments |= {key: last.get(key[0], i) for i, key in enumerate(keys) if key[1]}
+    rows = sorted(moments, key=lambda key: moments[key]) or [((), "")]
     number = {key: index for index, key in enumerate(rows)}
     final = number[order[-1], ""] if order else 0
     served = np.array([number.get(key, final) for key in keys], np.int64)

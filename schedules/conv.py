@@ -8,21 +8,18 @@ so that padding costs neither memory nor cycles.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from typing import Any
 
-from ..backend import timing
-from ..backend.commands import Memory
 from ..backend.target import Target
 from ..errors import ScheduleError
 from ..graph.graph import Graph, Node
-from ..ops.layout import ceil_div
 from . import epilogue
 from .bias import fits_gemm
-from .blocks import Block, Extent
+from .conv_cost import cost, step_by_step
 from .conv_lowering import ConvLowering
 from .conv_shape import ConvShape
-from .emitter import Emitter, usable
+from .conv_tiles import ConvSchedule, Room, needs, overflow
+from .emitter import Emitter
 from .template import Cost, Layer
 from .tiling import tile_sizes
 
@@ -33,22 +30,8 @@ MOST_SIZES = 12
 """Sizes of one axis that are tried; more are thinned out evenly."""
 
 
-@dataclass(frozen=True)
-class ConvSchedule:
-    """Tile sizes in channel blocks, rows and columns; the loop order; how the bias is added.
-
-    `bias` is "gemm" (a product with a constant vector), "add" (by the ALU) or "none".
-    """
-
-    tile_o: int
-    tile_i: int
-    tile_h: int
-    tile_w: int
-    order: str
-    bias: str
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+CLOSER_LOOKS = 400
+"""Schedules of a layer with a shortcut whose cost is worked out step by step."""
 
 
 class ConvTemplate:
@@ -72,11 +55,18 @@ class ConvTemplate:
         """Feasible schedules with their costs, best first."""
         shape, room = ConvShape(layer, target), Room.of(target)
         ranked = [
-            (_cost(shape, schedule, target, room), schedule)
+            (cost(shape, schedule, target, room), schedule)
             for schedule in _space(shape, {})
             if overflow(shape, schedule, room) is None
         ]
-        return sorted(ranked, key=lambda one: (one[0].total, one[0].load, one[1].tile_o))
+        ranked.sort(key=_rank)
+        if shape.shortcut is None:
+            return ranked
+        closer = [
+            (step_by_step(shape, schedule, target, room, found), schedule)
+            for found, schedule in ranked[:CLOSER_LOOKS]
+        ]
+        return sorted(closer, key=_rank) + ranked[CLOSER_LOOKS:]
 
     def override(self, layer: Layer, target: Target, values: Mapping[str, Any]) -> ConvSchedule:
         """The best schedule with the named fields fixed."""
@@ -107,7 +97,7 @@ class ConvTemplate:
             raise ScheduleError(
                 f"{where}: {dict(values)} does not fit: {overflow(shape, every[0], room)}"
             )
-        return min(fitting, key=lambda one: _cost(shape, one, target, room).total)
+        return min(fitting, key=lambda one: cost(shape, one, target, room).total)
 
     def emit(self, layer: Layer, schedule: ConvSchedule, out: Emitter) -> None:
         """Write the layer's commands."""
@@ -124,6 +114,7 @@ class ConvTemplate:
         loops = outer + pixels if schedule.order == "weights" else pixels + outer
         body = [
             "ACC = 0",
+            *_describe_shortcut(shape, schedule),
             f"for i in tiles({shape.inputs}, {schedule.tile_i}):",
             "  WGT <- weight[o, i]" + (" and bias[o]" if schedule.bias == "gemm" else ""),
             "  INP <- x[i, rows and columns that h, w read]",
@@ -136,6 +127,26 @@ class ConvTemplate:
         body.append("y[o, h, w] <- OUT")
         lines = ["  " * depth + line for depth, line in enumerate(loops)]
         return "\n".join(lines + ["  " * len(loops) + line for line in body])
+
+
+def _rank(one: tuple[Cost, ConvSchedule]) -> tuple[int, int, int]:
+    found, schedule = one
+    return found.total, found.load, schedule.tile_o
+
+
+def _describe_shortcut(shape: ConvShape, schedule: ConvSchedule) -> list[str]:
+    """The part of the loop nest that accumulates the shortcut."""
+    if shape.shortcut is None:
+        return []
+    lines = [
+        f"for i in tiles({shape.shortcut.inputs}, {needs(shape, schedule).tile_s}):",
+        "  WGT <- shortcut_weight[o, i]",
+        "  INP <- image[i, rows and columns that h, w read]",
+        "  ACC += GEMM(INP, WGT)",
+    ]
+    if shape.shortcut.shift:
+        lines.append(f"ACC <<= {shape.shortcut.shift}")
+    return lines
 
 
 def _biases(shape: ConvShape) -> tuple[str, ...]:
@@ -152,6 +163,16 @@ def _thinned(sizes: Sequence[int]) -> list[int]:
     return [sizes[round(index * last / (MOST_SIZES - 1))] for index in range(MOST_SIZES)]
 
 
+def _orders(shape: ConvShape, whole: bool) -> Sequence[str]:
+    """Orders of the loops; `whole`: one of the loops has a single turn.
+
+    Beside a shortcut the scratchpads keep all that fits whatever the order.
+    """
+    if len(shape.parts) > 1 or (whole and shape.shortcut is not None):
+        return ORDERS[:1]
+    return ORDERS
+
+
 def _space(shape: ConvShape, fixed: Mapping[str, Any]) -> Iterator[ConvSchedule]:
     """Every schedule worth a look."""
 
@@ -160,160 +181,14 @@ def _space(shape: ConvShape, fixed: Mapping[str, Any]) -> Iterator[ConvSchedule]
 
     outputs = max(part.outputs.count for part in shape.parts)
     inputs = max(1 if part.diagonal else part.inputs.count for part in shape.parts)
-    orders = ORDERS if len(shape.parts) == 1 else ORDERS[:1]
+    widths = tile_sizes(shape.columns.outputs)[:4]
+    if shape.shortcut is not None and widths[-1] > 1:
+        widths.append(1)  # its strides may make it read more than the layer itself
     for tile_o in values("tile_o", _thinned(tile_sizes(outputs))):
         for tile_i in values("tile_i", _thinned(tile_sizes(inputs))):
             for tile_h in values("tile_h", _thinned(tile_sizes(shape.rows.outputs))):
-                for tile_w in values("tile_w", tile_sizes(shape.columns.outputs)[:4]):
-                    for order in values("order", orders):
+                for tile_w in values("tile_w", widths):
+                    whole = tile_o >= outputs or (tile_h, tile_w) == shape.y_shape[2:]
+                    for order in values("order", _orders(shape, whole)):
                         for bias in values("bias", _biases(shape)):
                             yield ConvSchedule(tile_o, tile_i, tile_h, tile_w, order, bias)
-
-
-@dataclass(frozen=True)
-class Needs:
-    """Elements that the largest tile takes in every scratchpad, and how many tiles there are.
-
-    `vectors` are those of the whole layer, which stay in ACC; `tile_o` is the tile's size in
-    channel blocks, `tiles_o` and `tiles_i` count tiles of the channels and of the reduction.
-    """
-
-    wgt: int
-    inp: int
-    residual: int
-    acc: int
-    vectors: int
-    wgt_tiles: int
-    inp_tiles: int
-    out_tiles: int
-    tile_o: int
-    tiles_o: int
-    tiles_i: int
-    diagonal: bool
-
-
-def needs(shape: ConvShape, schedule: ConvSchedule) -> Needs:
-    """What the tiles of a schedule take."""
-    part = shape.largest_part
-    tile_o = min(schedule.tile_o, part.outputs.count)
-    depth = 1 if part.diagonal else min(schedule.tile_i, part.inputs.count)
-    pixels = schedule.tile_h * schedule.tile_w
-    read = shape.rows.most_read(schedule.tile_h) * shape.columns.most_read(schedule.tile_w)
-    tiles_o = sum(ceil_div(one.outputs.count, schedule.tile_o) for one in shape.parts)
-    tiles_i = 1 if part.diagonal else ceil_div(part.inputs.count, schedule.tile_i)
-    tiles_p = shape.batches * ceil_div(shape.rows.outputs, schedule.tile_h)
-    tiles_p *= ceil_div(shape.columns.outputs, schedule.tile_w)
-    return Needs(
-        wgt=tile_o * (depth * shape.taps + (schedule.bias == "gemm")),
-        inp=(tile_o if part.diagonal else depth) * read,
-        residual=tile_o * pixels if shape.residuals else 0,
-        acc=tile_o * pixels,
-        vectors=shape.outputs * (shape.shift_vectors + (schedule.bias == "add")),
-        wgt_tiles=tiles_o * tiles_i,
-        inp_tiles=tiles_p * (tiles_o if part.diagonal else tiles_i),
-        out_tiles=tiles_o * tiles_p,
-        tile_o=tile_o,
-        tiles_o=tiles_o,
-        tiles_i=tiles_i,
-        diagonal=part.diagonal,
-    )
-
-
-@dataclass(frozen=True)
-class Room:
-    """Elements of the scratchpads that a layer may use."""
-
-    wgt: int
-    inp: int
-    acc: int
-
-    @classmethod
-    def of(cls, target: Target) -> Room:
-        return cls(*(usable(target, one) for one in (Memory.WGT, Memory.INP, Memory.ACC)))
-
-
-def overflow(shape: ConvShape, schedule: ConvSchedule, room: Room) -> str | None:
-    """The memory that a schedule overflows, or None."""
-    need = needs(shape, schedule)
-    inp = room.inp - min(2, need.out_tiles) * need.residual
-    for memory, size, count, elements in (
-        (Memory.WGT, need.wgt, need.wgt_tiles, room.wgt),
-        (Memory.INP, need.inp, need.inp_tiles, inp),
-        (Memory.ACC, need.acc, need.out_tiles, room.acc - need.vectors),
-    ):
-        share = elements // (1 if count == 1 else 2)
-        if size > share:
-            return f"{memory.name} has {share} elements for a tile, it needs {size}"
-    return None
-
-
-def _cost(
-    shape: ConvShape, schedule: ConvSchedule, target: Target, room: Room
-) -> Cost:
-    """Busy cycles by the closed forms, every tile taken as one from the middle."""
-    need = needs(shape, schedule)
-    tiles_p = need.out_tiles // need.tiles_o
-    weight_reads, input_reads = _reads(schedule, room, need)
-    wgt = timing.load(target, Memory.WGT, 1, need.wgt)
-    inp = _input_cycles(shape, schedule, target, need)
-    row = need.acc // need.tile_o
-    residual = timing.load(target, Memory.INP, need.tile_o, row) * len(shape.residuals)
-    loads = weight_reads * wgt + input_reads * inp + need.out_tiles * residual
-    gemms = shape.products + need.out_tiles * need.tiles_i * _instructions(
-        shape, schedule
-    ) * timing.gemm(target, 0)
-    passes = 1 + (schedule.bias == "gemm")
-    tail = epilogue.cycles(target, shape.steps, need.acc, 1, schedule.bias)
-    compute = gemms + need.out_tiles * (passes * timing.gemm(target, need.acc) + tail)
-    store = timing.store(target, need.tile_o, row)
-    # The last tile's products cannot hide behind loads, nor the first loads behind products.
-    last = gemms // (need.out_tiles * need.tiles_i)
-    total = max(loads + last, compute + wgt + inp, need.out_tiles * store) + tail + store
-    return Cost(loads, compute, tiles_p * need.tiles_o * store, total)
-
-
-def _reads(schedule: ConvSchedule, room: Room, need: Needs) -> tuple[int, int]:
-    """How many weight tiles and input tiles are loaded, repeats included."""
-    tiles_p = need.out_tiles // need.tiles_o
-    wgt_room = max(1, room.wgt // need.wgt)
-    inp_room = max(1, (room.inp - 2 * need.residual) // need.inp)
-    kept = need.tiles_i if schedule.order == "weights" else need.wgt_tiles
-    weights = need.wgt_tiles * (tiles_p if kept > wgt_room else 1)
-    inputs = tiles_p * need.tiles_i
-    kept = inputs if schedule.order == "weights" else need.tiles_i
-    if need.diagonal or kept > inp_room:
-        inputs *= need.tiles_o
-    return weights, inputs
-
-
-def _instructions(shape: ConvShape, schedule: ConvSchedule) -> int:
-    """GEMM instructions of one reduction tile."""
-    rows, columns = (
-        axis.runs(axis.middle(tile), tile)
-        for axis, tile in ((shape.rows, schedule.tile_h), (shape.columns, schedule.tile_w))
-    )
-    return len(rows) * len(columns)
-
-
-def _input_cycles(
-    shape: ConvShape, schedule: ConvSchedule, target: Target, need: Needs
-) -> int:
-    """Cycles to load the input of a tile from the middle."""
-    channels = need.tile_o if need.diagonal else min(schedule.tile_i, shape.inputs)
-    key = channels, schedule.tile_h, schedule.tile_w
-    known = shape.input_cycles.get(key)
-    if known is not None:
-        return known
-    block = Block(
-        shape.x.layout,
-        shape.x.shape,
-        0,
-        Extent(0, channels),
-        shape.rows.reads(shape.rows.middle(schedule.tile_h), schedule.tile_h),
-        shape.columns.reads(shape.columns.middle(schedule.tile_w), schedule.tile_w),
-    )
-    cycles = int(
-        sum(timing.load(target, Memory.INP, one.rows, one.size) for one in block.rows())
-    )
-    shape.input_cycles[key] = cycles
-    return cycles

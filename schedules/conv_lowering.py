@@ -5,25 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..backend.commands import Loop, Memory
+from ..backend.commands import AluOp, Loop, Memory
 from ..errors import ScheduleError
 from ..ops.types import Array
 from . import bias as bias_tiles
 from . import epilogue
 from .blocks import Block, Extent
 from .conv_shape import ConvShape, Part
+from .conv_shortcut import ROLE
+from .conv_tiles import ConvSchedule, needs
 from .emitter import Emitter, Slots, usable
 from .nests import arrange
 from .places import Place
 from .template import Layer
 from .tiling import cuts
-
-if TYPE_CHECKING:
-    from .conv import ConvSchedule
 
 
 @dataclass(frozen=True)
@@ -41,8 +39,6 @@ class ConvLowering:
     """One layer on its way to commands."""
 
     def __init__(self, layer: Layer, schedule: ConvSchedule, out: Emitter) -> None:
-        from .conv import needs
-
         self.layer, self.schedule, self.out = layer, schedule, out
         self.shape = ConvShape(layer, out.target)
         self.need = needs(self.shape, schedule)
@@ -89,18 +85,21 @@ class ConvLowering:
                 yield Tile(part, n, o, h, w)
 
     def _weights_worth_keeping(self) -> int:
-        """Weight tiles that are read again before others push them out."""
+        """Weight tiles that are read again before others push them out.
+
+        Beside a shortcut all that fit: its loads take longer than its products and run ahead.
+        """
         room = usable(self.out.target, Memory.WGT) // self.need.wgt
-        if self.need.wgt_tiles <= room:
-            return self.need.wgt_tiles
+        if self.need.wgt_tiles <= room or self.need.tiles_s:
+            return min(room, self.need.wgt_tiles)
         reused = self.schedule.order == "weights" and self.need.tiles_i <= room
         return self.need.tiles_i if reused else 2
 
     def _inputs_worth_keeping(self) -> int:
-        """Input tiles that are read again before others push them out."""
+        """Input tiles that are read again before others push them out, or can run ahead."""
         room = self.inp_limit // self.need.inp
-        if self.need.inp_tiles <= room:
-            return self.need.inp_tiles
+        if self.need.inp_tiles <= room or self.need.tiles_s:
+            return min(room, self.need.inp_tiles)
         reused = self.schedule.order == "inputs" and self.need.tiles_i <= room
         return self.need.tiles_i if reused else 2
 
@@ -115,32 +114,50 @@ class ConvLowering:
 
     def _weights_in_order(self) -> Array:
         """Weight tiles (and bias tiles) in the order in which the loops read them."""
-        shape, schedule = self.shape, self.schedule
         pieces: list[Array] = []
         offset = 0
-        biases = (
-            bias_tiles.tiles(shape.bias, shape.block) if schedule.bias == "gemm" else None
-        )
-        for part in shape.parts:
-            for o, columns in cuts(part.outputs.count, schedule.tile_o):
+        for part in self.shape.parts:
+            for o, columns in cuts(part.outputs.count, self.schedule.tile_o):
                 first = part.outputs.start + o
-                for i, depth in self._reduction(part):
-                    rows = [
-                        shape.weight_tiles[block][i : i + depth]
-                        for block in range(first, first + columns)
-                    ]
-                    tile = np.stack(rows).reshape(-1, shape.block, shape.block)
-                    if biases is not None and i == 0:
-                        tile = np.concatenate([tile, biases[first : first + columns]])
-                    self.weight_offsets[first, i] = offset, len(tile)
+                for step, tile in self._weights_of(part, first, columns):
+                    self.weight_offsets[first, step] = offset, len(tile)
                     offset += len(tile)
                     pieces.append(tile)
         return np.concatenate(pieces)
+
+    def _weights_of(
+        self, part: Part, first: int, columns: int
+    ) -> Iterator[tuple[int, Array]]:
+        """Weight tiles of a column of outputs, by the reduction steps that they belong to."""
+        shape, blocks = self.shape, range(first, first + columns)
+        for step, depth in self._shortcut_steps():
+            assert shape.shortcut is not None
+            tiles = [shape.shortcut.tiles[block][step : step + depth] for block in blocks]
+            yield shape.inputs + step, self._joined(tiles)
+        biases = None
+        if self.schedule.bias == "gemm":
+            biases = bias_tiles.tiles(shape.bias, shape.block)[first : first + columns]
+        for step, depth in self._reduction(part):
+            tiles = [shape.weight_tiles[block][step : step + depth] for block in blocks]
+            tile = self._joined(tiles)
+            if biases is not None and step == 0:
+                tile = np.concatenate([tile, biases])
+            yield step, tile
+
+    def _joined(self, tiles: list[Array]) -> Array:
+        """Weights of several output blocks as elements of WGT."""
+        return np.stack(tiles).reshape(-1, self.shape.block, self.shape.block)
 
     def _reduction(self, part: Part) -> list[tuple[int, int]]:
         """(start, length) of the reduction tiles in input blocks."""
         count = 1 if part.diagonal else part.inputs.count
         return list(cuts(count, self.schedule.tile_i))
+
+    def _shortcut_steps(self) -> list[tuple[int, int]]:
+        """(start, length) of the shortcut's reduction tiles in blocks of its image."""
+        if self.shape.shortcut is None:
+            return []
+        return list(cuts(self.shape.shortcut.inputs, self.need.tile_s))
 
     def _load_vectors(self) -> int:
         """Load the per-channel vectors of the whole layer; returns their place in ACC."""
@@ -161,9 +178,11 @@ class ConvLowering:
         block = self._result_block(tile, shape.y)
         acc = out.context(Memory.ACC, block.elements, self.acc_limit)
         out.reset(acc, Loop(block.elements, dst=1))
+        self._add_shortcut(tile, block, acc)
         for i, depth in self._reduction(tile.part):
             wgt = self._weight_tile(tile, i)
-            source, inp = self._input_tile(tile, i, depth)
+            source = self._input_block(tile, i, depth)
+            inp = self._input_tile(source, shape.x.buffer)
             self._products(tile, depth, acc, block, inp, source, wgt)
             if i == 0 and self.schedule.bias == "gemm":
                 self._bias(tile, block, acc, wgt + tile.o.count * depth * shape.taps)
@@ -188,11 +207,11 @@ class ConvLowering:
         self.out.load(Memory.WGT, base, self.weights, offset, size)
         return base
 
-    def _input_tile(self, tile: Tile, i: int, depth: int) -> tuple[Block, int]:
-        """The input block of a tile and its place in INP."""
+    def _input_block(self, tile: Tile, i: int, depth: int) -> Block:
+        """What a tile reads of some input blocks."""
         shape = self.shape
         channels = tile.part.inputs_of(tile.o.start, tile.o.count, i, depth)
-        block = Block(
+        return Block(
             shape.x.layout,
             shape.x.shape,
             tile.n,
@@ -200,17 +219,37 @@ class ConvLowering:
             shape.rows.reads(tile.h.start, tile.h.count),
             shape.columns.reads(tile.w.start, tile.w.count),
         )
-        found = self.inp_slots.find(block)
+
+    def _input_tile(self, block: Block, buffer: str) -> int:
+        """The place of an input block in INP."""
+        found = self.inp_slots.find((buffer, block))
         if found is None:
-            found = self.inp_slots.take(block)
-            self._load_block(block, shape.x.buffer, found)
-        return block, found
+            found = self.inp_slots.take((buffer, block))
+            self._load_block(block, buffer, found)
+        return found
 
     def _load_block(self, block: Block, buffer: str, base: int) -> None:
         for rows in block.rows():
             self.out.load(
                 Memory.INP, base + rows.sram, buffer, rows.dram, rows.size, rows.rows, rows.stride
             )
+
+    def _add_shortcut(self, tile: Tile, block: Block, acc: int) -> None:
+        """ACC += the shortcut's products, shifted."""
+        shortcut = self.shape.shortcut
+        if shortcut is None:
+            return
+        size = tile.o.count, tile.h.count, tile.w.count
+        with self.out.role(ROLE, shortcut.origin):
+            for step, depth in self._shortcut_steps():
+                wgt = self._weight_tile(tile, self.shape.inputs + step)
+                source = shortcut.block(tile.n, Extent(step, depth), tile.h, tile.w)
+                inp = self._input_tile(source, shortcut.place.buffer)
+                loops = shortcut.loops(source, block.steps(), size)
+                self._emit_products(acc, inp, wgt, *loops)
+            if shortcut.shift:
+                loop = Loop(block.elements, dst=1)
+                self.out.alu_imm(AluOp.SHR, acc, -shortcut.shift, loop)
 
     def _products(
         self, tile: Tile, depth: int, acc: int, block: Block, inp: int, source: Block, wgt: int

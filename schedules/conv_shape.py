@@ -1,19 +1,21 @@
-"""What a convolution asks of VTA: its extent in blocks, its taps on a tile, its weight tiles."""
+"""What a convolution asks of VTA: its extent in blocks, its axes, its weight tiles."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from ..backend.target import Target
+from ..ops import shortcut
 from ..ops.layout import ceil_div
-from ..ops.taps import Tap, Window, windows
+from ..ops.taps import windows
 from ..ops.types import Array
+from .axes import Axis
 from .blocks import Extent
+from .conv_shortcut import Shortcut, tiles_of
 from .template import Layer
 
 
@@ -33,98 +35,6 @@ class Part:
         if self.diagonal:
             return Extent(self.inputs.start + o, columns)
         return Extent(self.inputs.start + i, depth)
-
-
-@dataclass(frozen=True)
-class Run:
-    """Neighbouring taps along one axis that feed the same outputs.
-
-    Tap t < taps is kernel element `kernel + t` and reads inputs from `inp + t*tap_step` on;
-    output i < count lies at `out + i*out_step` and steps `inp_step` through the input.
-    """
-
-    kernel: int
-    taps: int
-    tap_step: int
-    out: int
-    out_step: int
-    count: int
-    inp: int
-    inp_step: int
-
-
-def runs(taps: Iterable[Tap]) -> list[Run]:
-    """Join neighbouring taps whose outputs agree."""
-    result: list[Run] = []
-    for tap in taps:
-        last = result[-1] if result else None
-        same = last is not None and (last.out, last.out_step, last.count, last.inp_step) == (
-            tap.out,
-            tap.out_step,
-            tap.count,
-            tap.inp_step,
-        )
-        if last is not None and same and tap.kernel == last.kernel + last.taps:
-            step = tap.inp - last.inp - (last.taps - 1) * last.tap_step
-            if step >= 0 and (last.taps == 1 or step == last.tap_step):
-                joined = Run(last.kernel, last.taps + 1, step, *_outputs(last))
-                result[-1] = joined
-                continue
-        result.append(
-            Run(
-                tap.kernel, 1, 0, tap.out, tap.out_step, tap.count, tap.inp, tap.inp_step
-            )
-        )
-    return result
-
-
-def _outputs(run: Run) -> tuple[int, int, int, int, int]:
-    return run.out, run.out_step, run.count, run.inp, run.inp_step
-
-
-@dataclass(frozen=True)
-class Axis:
-    """One spatial axis of a layer: its window and its sizes."""
-
-    window: Window
-    inputs: int
-    outputs: int
-
-    @lru_cache(maxsize=4096)  # noqa: B019 (axes are small, few and compare by value)
-    def taps(self, low: int, count: int) -> tuple[Tap, ...]:
-        """The taps on outputs [low, low + count)."""
-        found = (tap.within(low, low + count) for tap in self.window.taps(self.inputs))
-        return tuple(tap for tap in found if tap is not None)
-
-    @lru_cache(maxsize=4096)  # noqa: B019
-    def runs(self, low: int, count: int) -> tuple[Run, ...]:
-        """The same taps, joined."""
-        return tuple(runs(self.taps(low, count)))
-
-    @lru_cache(maxsize=4096)  # noqa: B019
-    def reads(self, low: int, count: int) -> Extent:
-        """The inputs that outputs [low, low + count) read; one input where they read none."""
-        taps = self.taps(low, count)
-        if not taps:
-            return Extent(0, 1)
-        first = min(tap.inp for tap in taps)
-        last = max(tap.inp + (tap.count - 1) * tap.inp_step for tap in taps)
-        return Extent(first, last - first + 1)
-
-    @lru_cache(maxsize=4096)  # noqa: B019
-    def most_read(self, tile: int) -> int:
-        """Inputs that the greediest tile of `tile` outputs reads."""
-        starts = range(0, self.outputs, tile)
-        return max(self.reads(low, min(tile, self.outputs - low)).count for low in starts)
-
-    def middle(self, tile: int) -> int:
-        """Where a tile from the middle of the axis starts."""
-        return (ceil_div(self.outputs, tile) - 1) // 2 * tile
-
-    @cached_property
-    def products(self) -> int:
-        """Pairs of an output and a tap that feeds it."""
-        return sum(tap.count for tap in self.window.taps(self.inputs))
 
 
 def is_uniform(weight: Array) -> bool:
@@ -164,6 +74,7 @@ class ConvShape:
         )
         kinds = [step[0] for step in self.steps[self.has_bias :]]
         self.shift_vectors = kinds.count("shr_vector") + kinds.count("add")
+        self.shortcut = Shortcut(layer, target) if shortcut.inputs(node.attrs) else None
         self.residuals = [
             (node.inputs[step[1]], step[2]) for step in self.steps if step[0] == "residual"
         ]
@@ -220,7 +131,11 @@ class ConvShape:
         tiles = sum(
             one.outputs.count * (1 if one.diagonal else one.inputs.count) for one in self.parts
         )
-        return tiles * self.batches * self.rows.products * self.columns.products
+        products = tiles * self.rows.products * self.columns.products
+        if self.shortcut is not None:
+            pixels = self.rows.outputs * self.columns.outputs
+            products += self.outputs * self.shortcut.inputs * pixels
+        return products * self.batches
 
     def _reads(self, block: int) -> tuple[int, int]:
         """Input blocks [low, high) that an output block of a grouped layer reads."""
@@ -230,24 +145,14 @@ class ConvShape:
         first, last = block * self.block // per_group, last_channel // per_group
         return first * depth // self.block, ceil_div((last + 1) * depth, self.block)
 
-    def _plain_tiles(self) -> Array:
-        """All weight tiles of a layer without groups, output blocks first."""
-        rows, columns = self.stored_kernel
-        weight = self.weight[:, :, :rows, :columns]
-        size, (channels, depth) = self.block, weight.shape[:2]
-        padding = (-channels % size, -depth % size)
-        padded = np.pad(weight, [(0, padding[0]), (0, padding[1]), (0, 0), (0, 0)])
-        split = padded.reshape(self.outputs, size, self.inputs, size, rows, columns)
-        return np.ascontiguousarray(split.transpose(0, 2, 4, 5, 1, 3))
-
     @cached_property
     def weight_tiles(self) -> list[Array]:
         """Per output block: int8[input blocks it reads, rows, columns, BLOCK_OUT, BLOCK_IN]."""
-        if self.group == 1:
-            return list(self._plain_tiles())
-        tiles = []
         rows, columns = self.stored_kernel
         weight = self.weight[:, :, :rows, :columns]
+        if self.group == 1:
+            return list(tiles_of(weight, self.block))
+        tiles = []
         per_group = self.y_shape[1] // self.group
         depth, size = self.weight.shape[1], self.block
         for part in self.parts:

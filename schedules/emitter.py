@@ -77,11 +77,15 @@ class Emitter:
         self._layer, self._origin = layer, origin
 
     @contextmanager
-    def role(self, name: str) -> Iterator[None]:
-        """Give the commands written inside a row of their own in profiles."""
-        before, self._role = self._role, name
+    def role(self, name: str, origin: tuple[str, ...] | None = None) -> Iterator[None]:
+        """Give the commands written inside a row of their own in profiles.
+
+        `origin` are the ONNX nodes that they came from, where those are not the layer's.
+        """
+        before = self._role, self._origin
+        self._role, self._origin = name, self._origin if origin is None else origin
         yield
-        self._role = before
+        self._role, self._origin = before
 
     def context(self, memory: Memory, size: int, limit: int | None = None) -> int:
         """First element of the next context of `memory`; 0 when `size` needs more than a half.

@@ -22,8 +22,8 @@ from ..graph.graph import Graph, Node
 from ..ops.epilogue import LOWEST
 from ..ops.layout import ceil_div
 from ..ops.taps import Tap, windows
+from .axes import Axis
 from .blocks import Block, Extent
-from .conv_shape import Axis
 from .emitter import Emitter, usable
 from .nests import arrange
 from .template import Cost, Layer

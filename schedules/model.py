@@ -6,8 +6,8 @@ named DRAM buffers between them and the host's steps around the launches.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
 
@@ -15,6 +15,8 @@ from ..backend.commands import Buffer, Command, Load, Memory, Store
 from ..backend.target import Target
 from ..errors import NoTileError, ScheduleError
 from ..graph.graph import Graph, Node
+from ..ops import shortcut
+from .conv_shortcut import ROLE
 from .emitter import Emitter
 from .places import Place, find_places
 from .search import ScheduleLog, choose, layer_key
@@ -24,11 +26,15 @@ from .trials import templates_of
 
 @dataclass(frozen=True)
 class LayerPlan:
-    """What was decided for one device node, and what it comes to."""
+    """What was decided for one device node, or for a shortcut that one took in.
+
+    `output` is the value that it makes, or helps to make.
+    """
 
     name: str
     origin: tuple[str, ...]
     op: str
+    output: str
     template: str
     launch: int
     schedule: Mapping[str, Any]
@@ -189,28 +195,53 @@ def _emit_layer(
     out.begin(node.name, node.origin)
     template.emit(layer, schedule, out)
     mine = out.commands[before:]
-    parts.layers.append(
-        LayerPlan(
-            name=node.name,
-            origin=node.origin,
-            op=node.op,
-            template=template.name,
-            launch=launch,
-            schedule=schedule.to_json(),
-            text=template.describe(layer, schedule, target),
-            macs=_macs(layer),
-            bytes_loaded=sum(
-                one.rows * one.size * target.element_bytes(one.memory)
-                for one in mine
-                if isinstance(one, Load)
-            ),
-            bytes_stored=sum(
-                one.rows * one.size * target.element_bytes(Memory.OUT)
-                for one in mine
-                if isinstance(one, Store)
-            ),
-        )
+    plan = LayerPlan(
+        name=node.name,
+        origin=node.origin,
+        op=node.op,
+        output=node.outputs[0],
+        template=template.name,
+        launch=launch,
+        schedule=schedule.to_json(),
+        text=template.describe(layer, schedule, target),
+        macs=_macs(layer),
+        bytes_loaded=0,
+        bytes_stored=0,
     )
+    if shortcut.inputs(node.attrs):
+        parts.layers.append(_of_shortcut(layer, plan, mine, target))
+        mine = [one for one in mine if one.role != ROLE]
+    parts.layers.append(_with_bytes(plan, mine, target))
+
+
+def _of_shortcut(
+    layer: Layer, plan: LayerPlan, commands: Sequence[Command], target: Target
+) -> LayerPlan:
+    """The plan of the shortcut of a layer, which is a part of `plan`."""
+    node = layer.node
+    depth = layer.constants[node.inputs[-1]].shape[1]
+    part = replace(
+        plan,
+        name=node.attrs[shortcut.NAME],
+        origin=tuple(node.attrs[shortcut.ORIGIN]),
+        schedule={},
+        text=f"accumulated into {node.name}",
+        macs=prod(layer.types[node.outputs[0]].shape) * depth,
+    )
+    return _with_bytes(part, [one for one in commands if one.role == ROLE], target)
+
+
+def _with_bytes(plan: LayerPlan, commands: Sequence[Command], target: Target) -> LayerPlan:
+    """A plan with what its commands move."""
+    moved = {
+        kind: sum(
+            one.rows * one.size * target.element_bytes(getattr(one, "memory", Memory.OUT))
+            for one in commands
+            if isinstance(one, kind)
+        )
+        for kind in (Load, Store)
+    }
+    return replace(plan, bytes_loaded=moved[Load], bytes_stored=moved[Store])
 
 
 def _choose(

@@ -19,15 +19,16 @@ from ..backend.commands import Buffer, Memory
 from ..backend.isa import Isa
 from ..backend.target import Target
 from ..errors import ScheduleError
+from ..ops import shortcut
 from .bias import fits_gemm
 from .conv_shape import is_uniform
 from .emitter import Emitter
 from .template import Layer, Template
 
 SHORTLIST = 4
-"""Schedules of a layer that are timed exactly by default."""
+"""Schedules that are timed exactly by default, and twice as many of a layer with a shortcut."""
 
-VERSION = 1
+VERSION = 2
 """Of what the decisions rest on. Raise it when a template emits other instructions for a schedule
 or the timeline counts otherwise: older decisions are then made anew (tests/test_shipped_log.py
 notices when it was forgotten). Fields of a schedule may come and go without."""
@@ -37,7 +38,7 @@ notices when it was forgotten). Fields of a schedule may come and go without."""
 class Entry:
     """A decision: the schedule's fields, its exact cycles, and what it was chosen from.
 
-    `trials` schedules were to be timed; the best of the first SHORTLIST takes `first` cycles.
+    `trials` schedules were to be timed; the best of those of the default takes `first` cycles.
     """
 
     schedule: Mapping[str, Any]
@@ -120,6 +121,12 @@ def target_key(target: Target) -> str:
 _IRRELEVANT = ("TARGET", "part", "registers", "clock_mhz", "dram_bytes")
 
 
+_NO_MATTER = {
+    *("scale", "layout", "in_layout", "epilogue"),
+    *(shortcut.NAME, shortcut.ORIGIN, shortcut.SHIFT),
+}
+
+
 def layer_key(layer: Layer) -> str:
     """One line that says all of a layer that its schedule depends on: not its numbers."""
     node = layer.node
@@ -130,8 +137,10 @@ def layer_key(layer: Layer) -> str:
             place = layer.places.get(value)
             whole = f"/{','.join(map(str, place.shape[1:]))}" if place else ""
             parts.append(f"{','.join(map(str, kind.shape))}{whole}:{kind.layout.order}")
-    for key in sorted(set(node.attrs) - {"scale", "layout", "in_layout", "epilogue"}):
+    for key in sorted(set(node.attrs) - _NO_MATTER):
         parts.append(f"{key}={_plain(node.attrs[key])}")
+    if node.attrs.get(shortcut.SHIFT):
+        parts.append("shifted")
     if node.op == "VtaConv" and is_uniform(layer.constants[node.inputs[1]]):
         parts.append("uniform")
     steps = [step[0] for step in node.attrs.get("epilogue", ())]
@@ -149,6 +158,11 @@ def _plain(value: Any) -> str:
     return str(value)
 
 
+def shortlist(layer: Layer) -> int:
+    """Schedules of a layer that are timed exactly by default."""
+    return SHORTLIST * (2 if shortcut.inputs(layer.node.attrs) else 1)
+
+
 def choose(template: Template, layer: Layer, target: Target, log: ScheduleLog) -> Any | None:
     """The layer's schedule from the log, or the best of the first few when timed exactly.
 
@@ -157,12 +171,12 @@ def choose(template: Template, layer: Layer, target: Target, log: ScheduleLog) -
     found = known(template, layer, target, log)
     if found is not None:
         return found[0]
-    ranked = [schedule for _, schedule in template.choices(layer, target)[:SHORTLIST]]
+    ranked = [schedule for _, schedule in template.choices(layer, target)[: shortlist(layer)]]
     if not ranked:
         return None
     cycles = [measure(template, layer, one, target) for one in ranked]
     chosen = fastest_first(cycles)[0]
-    log.add(target, layer, entry_of(ranked, cycles, chosen))
+    log.add(target, layer, entry_of(layer, ranked, cycles, chosen))
     return ranked[chosen]
 
 
@@ -185,10 +199,14 @@ def fastest_first(cycles: Sequence[int]) -> list[int]:
 
 
 def entry_of(
-    ranked: Sequence[Any], cycles: Sequence[int], chosen: int, trials: int = SHORTLIST
+    layer: Layer,
+    ranked: Sequence[Any],
+    cycles: Sequence[int],
+    chosen: int,
+    trials: int = SHORTLIST,
 ) -> Entry:
     """The decision for the schedule at position `chosen`."""
-    return Entry(ranked[chosen].to_json(), cycles[chosen], trials, min(cycles[:SHORTLIST]))
+    return Entry(ranked[chosen].to_json(), cycles[chosen], trials, min(cycles[: shortlist(layer)]))
 
 
 def measure(template: Template, layer: Layer, schedule: Any, target: Target) -> int:

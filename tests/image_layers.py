@@ -10,17 +10,29 @@ from hypothesis import strategies as st
 
 from vtaflow.backend.target import Target
 from vtaflow.graph.graph import Graph, Node
+from vtaflow.ops import shortcut
 from vtaflow.ops.convolution import output_shape
 from vtaflow.ops.layout import Layout
 from vtaflow.ops.taps import windows
 from vtaflow.ops.types import Array, TensorType
 
 ORIGIN = ("Conv_0", "Relu_1")
+PROJECTION = ("Conv_2",)
+
+
+@dataclass(frozen=True)
+class Side:
+    """A shortcut: channels of its image, strides, pixels that no output reads, shift."""
+
+    channels: int = 16
+    strides: tuple[int, int] = (2, 2)
+    spare: tuple[int, int] = (1, 1)
+    shift: int = 2
 
 
 @dataclass(frozen=True)
 class ConvCase:
-    """One VtaConv: products, bias, shifts, perhaps a residual, a clip."""
+    """One VtaConv: products, perhaps a shortcut, bias, shifts, perhaps a residual, a clip."""
 
     n: int = 1
     channels: int = 16
@@ -36,6 +48,7 @@ class ConvCase:
     bias: int = 100_000
     vector: bool = True
     residual: int | None = None
+    side: Side | None = None
     order: str = "NCHW"
     seed: int = 0
 
@@ -48,6 +61,24 @@ class ConvCase:
             "transposed": self.transposed,
             "output_padding": self.output_padding,
         }
+
+    def side_attrs(self) -> dict[str, Any]:
+        if self.side is None:
+            return {}
+        return {
+            shortcut.STRIDES: self.side.strides,
+            shortcut.SHIFT: self.side.shift,
+            shortcut.NAME: "projection",
+            shortcut.ORIGIN: PROJECTION,
+        }
+
+    def side_size(self, side: Side) -> tuple[int, int]:
+        """Height and width of the shortcut's image."""
+        first, second = (
+            (count - 1) * step + 1 + min(more, step - 1)
+            for count, step, more in zip(self.result()[2:], side.strides, side.spare, strict=True)
+        )
+        return first, second
 
     def result(self) -> tuple[int, int, int, int]:
         """Shape of the result; ValueError if the kernel does not fit."""
@@ -80,9 +111,16 @@ class ConvCase:
             inputs.append("r")
             kinds["r"] = TensorType(self.result(), "int8", layout, 0.5)
             steps.append(("shr", 1))
+        if self.side is not None:
+            inputs += ["image", "v"]
+            image = (self.n, self.side.channels, *self.side_size(self.side))
+            kinds["image"] = TensorType(image, "int8", layout, 0.25)
+            weight = (self.outputs, self.side.channels, 1, 1)
+            constants["v"] = random.integers(-128, 128, weight, np.int8)
         epilogue = (*steps, ("max", -20), ("min", 120))
         attrs = {
             **self.attrs(),
+            **self.side_attrs(),
             "epilogue": epilogue,
             "scale": 0.5,
             "layout": layout,
@@ -122,6 +160,9 @@ def conv_cases(draw: st.DrawFn) -> ConvCase:
         channels, outputs = group * draw(st.integers(1, 20)), group * draw(st.integers(1, 20))
     transposed = draw(st.booleans())
     strides = draw(pair(3))
+    side = None
+    if kind == "plain" and not transposed and draw(st.booleans()):
+        side = Side(draw(st.integers(1, 50)), draw(pair(3)), (draw(small), 0), draw(small) - 1)
     case = ConvCase(
         n=draw(small),
         channels=channels,
@@ -138,7 +179,8 @@ def conv_cases(draw: st.DrawFn) -> ConvCase:
         else (0, 0),
         bias=draw(st.sampled_from((0, 1000, 200_000, 1 << 30))),
         vector=draw(st.booleans()),
-        residual=draw(st.sampled_from((None, None, 0, 3))),
+        residual=draw(st.sampled_from((None, None, 0, 3))) if side is None else None,
+        side=side,
         order=draw(st.sampled_from(("NCHW", "NHCW", "NHWC"))),
         seed=draw(st.integers(0, 1000)),
     )

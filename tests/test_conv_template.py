@@ -22,14 +22,15 @@ from vtaflow.errors import ScheduleError
 from vtaflow.graph.interpret import interpret
 from vtaflow.runtime.interleave import ORDERS
 from vtaflow.schedules.conv import ORDERS as LOOP_ORDERS
-from vtaflow.schedules.conv import ConvSchedule, ConvTemplate, Room, overflow
+from vtaflow.schedules.conv import ConvTemplate
 from vtaflow.schedules.conv_shape import ConvShape
+from vtaflow.schedules.conv_tiles import ConvSchedule, Room, overflow
 from vtaflow.schedules.model import lower
 from vtaflow.schedules.places import find_places
 from vtaflow.schedules.template import Layer
 
 from . import execution
-from .image_layers import ConvCase, conv_cases, feeds_of
+from .image_layers import ConvCase, Side, conv_cases, feeds_of
 
 PYNQ = Target.load("pynq")
 TARGETS = {
@@ -59,6 +60,11 @@ CASES = {
         channels=20, outputs=9, strides=(2, 2), transposed=True, output_padding=(1, 0)
     ),
     "residual": ConvCase(outputs=40, residual=2, n=2),
+    "shortcut": ConvCase(channels=40, outputs=70, side=Side(33, (2, 2), (1, 0))),
+    "shortcut without a shift": ConvCase(
+        outputs=40, kernel=(1, 1), pads=(0,) * 4, n=3, side=Side(50, (1, 1), shift=0)
+    ),
+    "shortcut with channels innermost": ConvCase(order="NHWC", side=Side(20, (3, 2), (2, 1), 8)),
     "rows and channels mixed": ConvCase(channels=33, outputs=33, order="NHCW", residual=0),
     "channels innermost": ConvCase(channels=33, outputs=20, order="NHWC"),
     "no output reads an input": ConvCase(size=(1, 1), kernel=(2, 2), pads=(0, 0, 0, 0),
@@ -100,7 +106,9 @@ def test_vta_computes_the_layer(case: ConvCase, target: Target) -> None:
     run_and_compare(case, target)
 
 
-@pytest.mark.parametrize("case", [CASES["3x3"], CASES["residual"], CASES["depthwise"]])
+@pytest.mark.parametrize(
+    "case", [CASES[name] for name in ("3x3", "residual", "depthwise", "shortcut")]
+)
 def test_under_every_interleaving(case: ConvCase) -> None:
     run_and_compare(case, PYNQ, ORDERS)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import prod
 
 from ..graph import Graph, Node
 
@@ -10,8 +11,10 @@ from ..graph import Graph, Node
 def fuse_residual(graph: Graph) -> Graph:
     """Make one operand of Add the residual of the FusedConv that makes the other one.
 
-    Only where nobody else sees the convolution's own result. Of two such convolutions the later
-    one takes it, which leaves the other one free to run when it likes.
+    Only where nobody else sees the convolution's own result. Of two such convolutions the one
+    with the larger kernel or the smaller strides takes it: a projection then becomes a shortcut of
+    the layer beside it. Of equals it is the later one, which leaves the other one free to run when
+    it likes.
     """
     nodes = {node.name: node for node in graph.nodes}
     place = {node.name: index for index, node in enumerate(graph.nodes)}
@@ -25,7 +28,8 @@ def fuse_residual(graph: Graph) -> Graph:
             layer = nodes.get(producer.get(value, ""))
             seen = len(readers[value]) > 1 or value in graph.outputs
             if layer is not None and _is_open(layer) and not seen:
-                found.append((place[layer.name], layer, residual))
+                rank = *_size(graph, layer), place[layer.name]
+                found.append((rank, layer, residual))
         if not found:
             continue
         _, layer, residual = max(found, key=lambda each: each[0])
@@ -47,6 +51,12 @@ def _adds_images(graph: Graph, node: Node) -> bool:
         return False
     left, right = (graph.types[value] for value in node.inputs)
     return left == right and not any(value in graph.constants for value in node.inputs)
+
+
+def _size(graph: Graph, layer: Node) -> tuple[int, int]:
+    """Elements of a layer's kernel, and how near to one another its outputs are."""
+    kernel = graph.constants[layer.inputs[1]].shape[2:]
+    return prod(kernel), -prod(layer.attrs["strides"])
 
 
 def _is_open(layer: Node) -> bool:

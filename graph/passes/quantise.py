@@ -15,16 +15,19 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from ...errors import DataError, ModelError
+from ...ops import shortcut
 from ...ops.layout import PLAIN
 from ...ops.types import Array, Attrs
 from .. import shift_grid
 from ..calibration import Calibration
 from ..edit import free_name
 from ..graph import Graph, Node
-from ..layers import LAYERS, MOVES, residual_of
+from ..layers import LAYERS, MOVES, residual_of, shortcut_of
+from ..products import Operand, Products, side_by_side
 from ..sample_run import SampleRun
 from ..scales import Scales, plan_scales
 from ..shift_grid import ALONE, IntegerLayer, Meeting
+from ..shortcuts import Branch, best_shift, mean_square
 
 Warn = Callable[[str], None]
 
@@ -62,7 +65,7 @@ def quantise(
     if (bias_correction or compensate) and calibration.samples:
         run = SampleRun(graph, calibration, bias_correction)
     scales = plan_scales(graph, calibration, input_offset, activation_offsets)
-    work = _Quantiser(graph, scales, run, warn, compensate)
+    work = _Quantiser(graph, calibration, scales, run, warn, compensate)
     for node in graph.nodes:
         if node.device == "vta":
             EMIT[node.op](work, node)
@@ -81,6 +84,7 @@ class _Quantiser:
     """The new graph while it grows, node by node in topological order."""
 
     graph: Graph
+    calibration: Calibration
     scales: Scales
     run: SampleRun | None
     warn: Warn
@@ -143,41 +147,80 @@ class _Quantiser:
         grid = shift_grid.choose(weight, bias, *scales, zero_point=zero_point)
         layer = IntegerLayer.of(grid, weight, bias, None, None)
         layer = layer.without_zero_points(self.zero_point(value), 0)
+        attrs = {**_POINTWISE, "group": channels}
         copy = replace(
             node,
             name=self._fresh(f"{node.name}.requantise{position}"),
             op="FusedConv",
-            attrs={**_POINTWISE, "group": channels},
+            attrs=attrs,
             reason="aligns scales",
         )
         name = self._fresh(f"{value}.requantised")
-        self._layer(copy, layer, x, "", name, value)
+        operand = Operand(x, self.zero_point(value), weight.shape)
+        products = Products(LAYERS[copy.op], attrs, operand)
+        self._layer(copy, layer, products, "", name, value)
         return name
 
     def layer(self, node: Node) -> None:
         """Emit a layer with weights."""
-        source, result = node.inputs[0], node.outputs[0]
-        x, attrs = self._data(node)
+        result = node.outputs[0]
+        products, weight = self._products(node)
         residual, meeting = self._residual(node)
-        weight, bias = (self.graph.constants[name] for name in node.inputs[1:3])
-        in_scale, out_scale = self.scales.of[source], self.scales.of[result]
+        bias = self.graph.constants[node.inputs[2]]
+        in_scale, out_scale = self.scales.of[node.inputs[0]], self.scales.of[result]
         zero_point = self.zero_point(result)
         grid = shift_grid.choose(weight, bias, in_scale, out_scale, meeting, zero_point)
         bounds = node.attrs.get("min"), node.attrs.get("max")
-        layer = IntegerLayer.of(grid, weight, bias, *bounds, residual=bool(residual))
+        layer = IntegerLayer.of(
+            grid, weight, bias, *bounds, residual=bool(residual), gains=products.gains
+        )
         if self.compensate and self.run is not None:
-            layer = self.run.compensated(layer, weight, x, attrs, self.zero_point(source))
-        beside = self.zero_point(node.inputs[3]) if residual else 0
+            layer = self.run.compensated(products, layer, weight)
+        added = self.zero_point(node.inputs[3]) if residual else 0
         if (node.name, 3) in self.scales.copies:
-            beside = 0
-        layer = layer.without_zero_points(self.zero_point(source), beside)
-        self._layer(replace(node, attrs=attrs), layer, x, residual, self._born(node), result)
+            added = 0
+        layer = layer.without_zero_points(products.zero_points, added)
+        node = replace(node, attrs=products.attrs)
+        self._layer(node, layer, products, residual, self._born(node), result)
 
     def plain(self, node: Node, op: str, attrs: Attrs) -> None:
         """Emit a device node without weights as `op`."""
         operands = tuple(self.operand(node, position) for position in range(len(node.inputs)))
         device = replace(node, op=op, inputs=operands, outputs=(self._born(node),), attrs=attrs)
         self._emit(device, node.outputs)
+
+    def _products(self, node: Node) -> tuple[Products, Array]:
+        """What a layer's weights multiply, and the weights, those of a shortcut beside the others.
+
+        All are for one accumulator, so those of a shortcut are scaled as if they multiplied x.
+        """
+        source, name = node.inputs[:2]
+        x, attrs = self._data(node)
+        weight = self.graph.constants[name]
+        products = Products(
+            LAYERS[node.op], attrs, Operand(x, self.zero_point(source), weight.shape)
+        )
+        taken = shortcut_of(node)
+        if taken is None:
+            return products, weight
+        image, other = taken[0], self.graph.constants[taken[1]]
+        shift = self._shift(node)
+        operand = Operand(self.as_integer(image), self.zero_point(image), other.shape)
+        ratio = self.scales.of[image] / self.scales.of[source] / (1 << shift)
+        return (
+            replace(products, attrs={**attrs, shortcut.SHIFT: shift}, image=operand),
+            side_by_side(weight, other, ratio),
+        )
+
+    def _shift(self, node: Node) -> int:
+        """By how much the products of a layer's shortcut are shifted."""
+        out_scale = self.scales.of[node.outputs[0]]
+        branches = []
+        for value, name in (node.inputs[:2], node.inputs[3:]):
+            scale = self.scales.of[value]
+            power = mean_square(self.calibration, value) / scale**2
+            branches.append(Branch(self.graph.constants[name], scale, out_scale, power))
+        return best_shift(*branches)[0]
 
     def _data(self, node: Node) -> tuple[str, Attrs]:
         """The integers that a layer reads, and its attributes: an input's halo takes its pads."""
@@ -202,20 +245,28 @@ class _Quantiser:
         return self.operand(node, 3), meeting
 
     def _layer(
-        self, node: Node, layer: IntegerLayer, x: str, residual: str, result: str, owner: str
+        self,
+        node: Node,
+        layer: IntegerLayer,
+        products: Products,
+        residual: str,
+        result: str,
+        owner: str,
     ) -> None:
         """Correct, report and emit an integer layer; `owner` is the float value it stands for."""
-        kind = LAYERS[node.op]
         if self.run is not None:
-            layer, products = self.run.layer(kind, x, layer, node.attrs, residual, owner)
-            self.run.finish(layer, products, residual, result, owner)
+            layer, accumulated = self.run.layer(products, layer, residual, owner)
+            self.run.finish(layer, accumulated, residual, result, owner)
         self._report(node, layer)
         steps, vectors = layer.epilogue(first=2)
-        inputs = [x]
-        for part, array in {"weight.int8": layer.weights, **vectors}.items():
-            inputs.append(self._fresh(f"{node.name}.{part}"))
-            self.constants[inputs[-1]] = array
+        weights, *beside = products.parts(layer.weights)
+        inputs = [products.x.name]
+        for part, array in {"weight.int8": weights, **vectors}.items():
+            inputs.append(self._constant(f"{node.name}.{part}", array))
         inputs += [residual] if residual else []
+        if products.image is not None:
+            name = self._constant(f"{node.name}.shortcut.weight.int8", *beside)
+            inputs += [products.image.name, name]
         attrs = {key: value for key, value in node.attrs.items() if key not in ("min", "max")}
         attrs.update(epilogue=steps, scale=layer.grid.out_scale, layout=PLAIN)
         if layer.grid.zero_point:
@@ -223,7 +274,9 @@ class _Quantiser:
         if node.op == "FusedConv":
             attrs["in_layout"] = PLAIN
         self.nodes.append(
-            replace(node, op=kind.op, inputs=tuple(inputs), outputs=(result,), attrs=attrs)
+            replace(
+                node, op=products.kind.op, inputs=tuple(inputs), outputs=(result,), attrs=attrs
+            )
         )
 
     def _report(self, node: Node, layer: IntegerLayer) -> None:
@@ -254,6 +307,11 @@ class _Quantiser:
         self.nodes.append(node)
         if self.run is not None:
             self.run.node(node, dict(zip(node.outputs, owners, strict=True)))
+
+    def _constant(self, wanted: str, array: Array) -> str:
+        name = self._fresh(wanted)
+        self.constants[name] = array
+        return name
 
     def _fresh(self, wanted: str) -> str:
         name = free_name(wanted, self.taken)
