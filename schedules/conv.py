@@ -29,7 +29,6 @@ ORDERS = ("weights", "inputs")
 MOST_SIZES = 12
 """Sizes of one axis that are tried; more are thinned out evenly."""
 
-
 CLOSER_LOOKS = 400
 """Schedules of a layer with a shortcut whose cost is worked out step by step."""
 
@@ -188,7 +187,8 @@ def _space(shape: ConvShape, fixed: Mapping[str, Any]) -> Iterator[ConvSchedule]
         for tile_i in values("tile_i", _thinned(tile_sizes(inputs))):
             for tile_h in values("tile_h", _thinned(tile_sizes(shape.rows.outputs))):
                 for tile_w in values("tile_w", widths):
-                    whole = tile_o >= outputs or (tile_h, tile_w) == shape.y_shape[2:]
+                    pixels = shape.batches, tile_h, tile_w
+                    whole = tile_o >= outputs or pixels == (1, *shape.y_shape[2:])
                     for order in values("order", _orders(shape, whole)):
                         for bias in values("bias", _biases(shape)):
                             yield ConvSchedule(tile_o, tile_i, tile_h, tile_w, order, bias)

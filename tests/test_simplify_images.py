@@ -253,6 +253,20 @@ def test_additions_become_residuals() -> None:
     assert graph.nodes[2].origin == ("Conv.b", "Add.s")
 
 
+def test_a_projection_is_added_by_the_layer_beside_it() -> None:
+    """Whichever comes first."""
+    narrow: dict[str, Any] = {"kernel": (1, 1), "strides": (2, 2)}
+    first = Image().conv("a", "x", **narrow).conv("b", "x", strides=(2, 2))
+    second = Image().conv("b", "x", strides=(2, 2)).conv("a", "x", **narrow)
+    for net in (first, second):
+        graph, _ = changed(make_conv(net.add("y", "Add", "a b").build()), fuse_residual)
+        assert [node.inputs[3] for node in graph.nodes if len(node.inputs) > 3] == ["a"]
+    equal = Image(2, CHANNELS, 6, 6).conv("s", "x", strides=(2, 2))
+    near = equal.conv("a", "s", kernel=(1, 1)).conv("b", "x", **narrow).add("y", "Add", "a b")
+    graph, _ = changed(make_conv(near.build()), fuse_residual)
+    assert graph.nodes[-1].inputs[3] == "b"
+
+
 def test_long_chains_of_additions_fuse_once_a_convolution() -> None:
     net = Image().conv("a", "x").add("b", "Add", "x a").add("c", "Add", "b x").conv("d", "x")
     net.add("y", "Add", "c d")

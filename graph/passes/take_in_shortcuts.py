@@ -67,7 +67,7 @@ def _joined(node: Node, other: Node, bias: str) -> Node:
         **node.attrs,
         shortcut.STRIDES: tuple(other.attrs["strides"]),
         shortcut.NAME: other.name,
-        shortcut.ORIGIN: other.origin,
+        shortcut.ORIGIN: other.origin or (other.name,),
     }
     return replace(node, inputs=(*node.inputs[:2], bias, *other.inputs[:2]), attrs=attrs)
 
