@@ -21,6 +21,7 @@ from vtaflow.compiler import CompiledModel, compile, model_inputs
 from vtaflow.frontend.structure import node_names
 from vtaflow.graph.interpret import interpret
 from vtaflow.models.resnet import resnet18
+from vtaflow.ops import shortcut
 from vtaflow.runtime.interleave import ORDERS
 from vtaflow.runtime.session import InferenceSession
 from vtaflow.runtime.simdevice import SimDevice
@@ -84,6 +85,7 @@ def layers_run_on_vta(model: CompiledModel) -> None:
     origins: dict[str, set[str]] = {"vta": set(), "host": set()}
     for node in model.placed.nodes:
         origins[node.device].update(node.origin)
+        origins[node.device].update(node.attrs.get(shortcut.ORIGIN, ()))
     assert wanted and not wanted - origins["vta"]
     assert not wanted & origins["host"]
 

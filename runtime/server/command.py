@@ -9,8 +9,8 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -54,8 +54,8 @@ def default_store() -> Path:
 
 def serve(settings: Settings, say: Callable[[str], None]) -> None:
     """Serve until SIGINT or SIGTERM; `say` is told the address. Raises DeviceError."""
-    _log_to_stderr()
-    asyncio.run(_serve(settings, say))
+    with _log_to_stderr():
+        asyncio.run(_serve(settings, say))
 
 
 async def _serve(settings: Settings, say: Callable[[str], None]) -> None:
@@ -135,12 +135,19 @@ def _token(settings: Settings) -> str | None:
     return None
 
 
-def _log_to_stderr() -> None:
-    """One line an event, with the time."""
+@contextmanager
+def _log_to_stderr() -> Iterator[None]:
+    """One line an event, with the time, meanwhile."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    for name in ("vtaflow.server", "tornado"):
-        logger = logging.getLogger(name)
+    loggers = [logging.getLogger(name) for name in ("vtaflow.server", "tornado")]
+    for logger in loggers:
         logger.addHandler(handler)
         logger.setLevel(logging.INFO)
         logger.propagate = False
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeHandler(handler)
+            logger.propagate = True
