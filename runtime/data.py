@@ -19,6 +19,7 @@ from ..errors import DataError
 from .preprocessing import PLAIN, Array, Preprocessing, batched
 from .tensors import TensorInfo
 
+_BEGINNINGS = (b"\x93NUMPY", b"PK\x03\x04", b"PK\x05\x06")  # of .npy and .npz files
 _UNREADABLE = (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error)
 """What NumPy raises on files that are damaged, pickled or no arrays at all."""
 
@@ -123,6 +124,10 @@ def _read(path: Path, key: str | None) -> dict[str, Array]:
     """The arrays of one file by name; an .npy file has one, named like its stem."""
     try:
         with open(path, "rb") as stream:  # NumPy leaves a damaged archive open
+            start = stream.read(len(_BEGINNINGS[0]))
+            if not start.startswith(_BEGINNINGS):  # NumPy would advise to unpickle it
+                raise DataError(f"{path}: cannot read arrays: is no .npy and no .npz file")
+            stream.seek(0)
             loaded = np.load(stream, allow_pickle=False)
             if isinstance(loaded, np.ndarray):
                 loaded = {path.stem: loaded}

@@ -455,7 +455,7 @@ def an_artifact(path: str, change: Any = None) -> None:
         (["net.onnx", "--target", "text.onnx"], ["text.onnx: not legal JSON"]),
         (["net.onnx", "--target", "big.json"], ["big.json", "LOG_BLOCK"]),
         (["net.onnx", "--calib", "none.npz"], ["none.npz: cannot read arrays: No such file"]),
-        (["net.onnx", "--calib", "text.onnx"], ["text.onnx: cannot read arrays"]),
+        (["net.onnx", "--calib", "text.onnx"], ["text.onnx: cannot read arrays: is no .npy"]),
         (["net.onnx", "--calib", "d.npz#none"], ["no array 'none', only calib, test, labels"]),
         (["net.onnx", "--calib", "d.npz"], ["say which array to use: d.npz#calib"]),
         (["net.onnx", "--calib", "wrong.npy"], ["input 'x': samples have shape (7,), expected"]),
