@@ -49,6 +49,26 @@ class Channels:
     powers: Array
 
 
+@dataclass(frozen=True)
+class Reader:
+    """What a layer multiplies its input channels by.
+
+    `peaks` (C, O/group) are the largest absolute weights of `taps` each, `powers` (C,) the sums of
+    squares of all weights of a channel.
+    """
+
+    peaks: Array
+    powers: Array
+    taps: int
+    group: int
+
+    @classmethod
+    def of(cls, columns: Array, group: int) -> Reader:
+        """From the weights by input channels, (C, O/group, ...)."""
+        flat = np.abs(columns.reshape(*columns.shape[:2], -1))
+        return cls(flat.max(axis=2), (flat**2).sum(axis=(1, 2)), flat.shape[2], group)
+
+
 def equalise(graph: Graph, data: Mapping[str, Array]) -> Graph:
     """The placed float graph with its channels scaled, to be calibrated afterwards.
 
@@ -71,7 +91,11 @@ def equalise(graph: Graph, data: Mapping[str, Array]) -> Graph:
             _by_input(work.constants[name].astype(np.float64), groups(node))
             for name, node in zip(weights, readers, strict=True)
         ]
-        factors = _factors(measured[maker.outputs[0]], columns, readers)
+        read_by = [
+            Reader.of(column, groups(node))
+            for column, node in zip(columns, readers, strict=True)
+        ]
+        factors = _factors(measured[maker.outputs[0]], read_by)
         for position in (1, 2):
             name = work.own(maker, position)
             work.constants[name] = _over(work.constants[name], factors)
@@ -125,21 +149,18 @@ def _histograms(rows: Array) -> Array:
     return counted.reshape(len(rows), _BINS)
 
 
-def _factors(measured: Channels, columns: list[Array], readers: tuple[Node, ...]) -> Array:
-    """What to divide the channels by: the best of a family of products of powers.
-
-    `columns` are the weights of every reader by its input channels (C, O/group, ...).
-    """
+def _factors(measured: Channels, readers: list[Reader]) -> Array:
+    """What to divide the channels by: the best of a family of products of powers."""
     spans = _spans(measured.counts)
-    gains = np.sqrt(sum((one.reshape(len(one), -1) ** 2).sum(axis=1) for one in columns))
+    gains = np.sqrt(sum(one.powers for one in readers))
     live = (spans > 0) & (gains > 0)
     best = steps = np.zeros(len(spans), np.int64)
-    least = _GAIN * _noise(steps, measured, columns, readers)
+    least = _GAIN * _noise(steps, measured, readers)
     for by_span, by_gain in product(_POWERS, _POWERS) if live.any() else ():
         powers = by_span * np.log2(spans[live]) - by_gain * np.log2(gains[live])
         steps = np.zeros(len(spans), np.int64)
         steps[live] = np.rint((powers - powers.mean()) * _STEPS).clip(-_MOST, _MOST)
-        found = _noise(steps, measured, columns, readers)
+        found = _noise(steps, measured, readers)
         if found < least:
             best, least = steps, found
     return np.exp2(best / _STEPS)
@@ -156,16 +177,13 @@ def _edge(bins: Array) -> Array:
     return np.asarray(np.exp2(bins / _STEPS + _LOWEST))
 
 
-def _noise(
-    steps: Array, measured: Channels, columns: list[Array], readers: tuple[Node, ...]
-) -> float:
+def _noise(steps: Array, measured: Channels, readers: list[Reader]) -> float:
     """Noise power of the readers' results if the channels are divided by 2^(steps / 8)."""
     factors = np.exp2(steps / _STEPS)
-    scaled = [one * factors.reshape(-1, *(1,) * (one.ndim - 1)) for one in columns]
-    gains = sum((one.reshape(len(one), -1) ** 2).sum(axis=1) for one in scaled)
+    gains = sum(one.powers for one in readers) * factors**2
     total = _activation_noise(measured.counts, steps, gains)
-    for one, node in zip(scaled, readers, strict=True):
-        total += _weight_noise(one, measured.powers / factors**2, groups(node))
+    for one in readers:
+        total += _weight_noise(one, factors, measured.powers / factors**2)
     return total
 
 
@@ -189,12 +207,11 @@ def _activation_noise(counts: Array, steps: Array, gains: Array) -> float:
     return float(gains @ (moved @ errors[best]))
 
 
-def _weight_noise(columns: Array, powers: Array, group: int) -> float:
-    """Noise of a layer's results from rounding its weights (C, O/group, ...)."""
-    depth = len(columns) // group
-    split = columns.reshape(group, depth, columns.shape[1], -1)
-    steps = np.abs(split).max(axis=(1, 3)) / _WEIGHT_STEPS
-    read = powers.reshape(group, depth).sum(axis=1) * split.shape[3]
+def _weight_noise(reader: Reader, factors: Array, powers: Array) -> float:
+    """Noise of a layer's results from rounding its weights, its channels multiplied by factors."""
+    scaled = (reader.peaks * factors[:, None]).reshape(reader.group, -1, reader.peaks.shape[1])
+    steps = scaled.max(axis=1) / _WEIGHT_STEPS
+    read = powers.reshape(reader.group, -1).sum(axis=1) * reader.taps
     return float((steps**2 / 12 * read[:, None]).sum())
 
 
