@@ -655,14 +655,14 @@ def _profile(options: Options) -> int:
         return FINE
     steps = host_time.measure(subject.artifact) if subject.artifact else []
     found = profile(subject, options.shared_port, steps, comparison)
+    if options.html:  # first: it fails where plotly is missing
+        from .profiling.page import write_page
+
+        write_page(found, options.html)
     if options.trace:
         from .profiling.trace import write_trace
 
         write_trace(found, options.trace)
-    if options.html:
-        from .profiling.page import write_page
-
-        write_page(found, options.html)
     _emit(options, found.report, profile_text(found.report))
     return FINE
 

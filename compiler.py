@@ -227,7 +227,7 @@ def prepare(
     done("import", to_text(imported))
     real = unquantised(imported, str(model))
     simple = run_passes(real.graph, SIMPLIFY, done)
-    accepts = accepts_on(target, too_large or {})
+    accepts = accepts_on(target, too_large)
     placing = partial(place, accepts=accepts, overrides=options.placement)
     stages = [Stage("place", placing, PLACED), Stage("to_device_forms", to_device_forms)]
     placed = run_passes(simple, stages, done)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import TargetError
+from . import strict_json
 from .profile import DESIGNS
 
 BUNDLED = ("sim", "tsim", "pynq", "ultra96", "zcu104", "de10nano")
@@ -179,23 +180,10 @@ def read(source: str) -> object:
     if len(data) > _MAX_FILE_BYTES:
         raise TargetError(f"{source}: larger than {_MAX_FILE_BYTES} bytes; no target description")
     try:
-        return json.loads(data, object_pairs_hook=_unique, parse_constant=_no_constant)
+        return strict_json.parse(data)
     except (ValueError, RecursionError, Invalid) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise TargetError(f"{source}: not legal JSON ({reason})") from None
-
-
-def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise Invalid(f"key {show(twice)} occurs twice")
-    return result
-
-
-def _no_constant(name: str) -> object:
-    raise Invalid(f"{name} is no JSON number")
 
 
 def parse(mapping: object) -> tuple[dict[str, Any], list[str]]:

@@ -9,7 +9,6 @@ with the place of the fault. Unknown fields are allowed anywhere, as long as the
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from math import isfinite, prod
@@ -18,6 +17,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from ..errors import ArtifactError
+from . import strict_json
 from .commands import Memory
 from .dram import CONSTANTS_START
 
@@ -68,12 +68,7 @@ def parse(data: bytes, where: str) -> dict[str, Any]:
             f"{where}: the manifest has {len(data)} bytes, the limit is {MAX_MANIFEST_BYTES}"
         )
     try:
-        manifest = json.loads(
-            data.decode("utf-8"),
-            parse_int=_bounded_int,
-            parse_constant=_no_constant,
-            object_pairs_hook=_unique_keys,
-        )
+        manifest = strict_json.parse(data)
     except RecursionError:
         raise ArtifactError(f"{where}: the manifest is nested too deeply") from None
     except ValueError as error:
@@ -81,23 +76,6 @@ def parse(data: bytes, where: str) -> dict[str, Any]:
     if not isinstance(manifest, dict):
         _fail(f"{where}: manifest", "an object", manifest)
     return manifest
-
-
-def _bounded_int(digits: str) -> int:
-    if len(digits) > 20:
-        raise ValueError(f"a number of {len(digits)} digits")
-    return int(digits)
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a JSON number")
-
-
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        raise ValueError("an object has the same key twice")
-    return result
 
 
 def text(limit: int = MAX_NAME, pattern: str = "", choices: Sequence[str] = ()) -> Check:

@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from ..backend import strict_json
 from ..errors import FeedError
 from ..ops.types import Array
 
@@ -73,9 +74,7 @@ def parse_json(data: bytes, limit: int = MAX_JSON_BYTES) -> Json:
             f"the JSON has {len(data):,} bytes, the limit is {limit:,}: send tensors as binary data"
         )
     try:
-        value = json.loads(
-            data.decode("utf-8"), parse_int=_bounded_int, parse_constant=_no_constant
-        )
+        value = strict_json.parse(data)
     except RecursionError:
         raise FeedError("the JSON is nested too deeply") from None
     except ValueError as error:
@@ -229,16 +228,6 @@ def _whole(array: Array, where: str) -> Array:
     if array.dtype.kind == "b" and array.view(np.uint8).max(initial=0) > 1:
         raise FeedError(f"{where}: a byte of a BOOL is neither 0 nor 1")
     return array
-
-
-def _bounded_int(digits: str) -> int:
-    if len(digits) > 20:
-        raise ValueError(f"a number of {len(digits)} digits")
-    return int(digits)
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a JSON number")
 
 
 def _wrong(where: str, expected: str, value: Any) -> NoReturn:

@@ -352,7 +352,7 @@ def with_manifest(raw: bytes) -> bytes:
         (b"{", "not valid JSON"),
         (b"\xff", "not valid JSON"),
         (b'{"a": NaN}', "NaN is not a JSON number"),
-        (b'{"a": 1, "a": 2}', "the same key twice"),
+        (b'{"a": 1, "a": 2}', 'key "a" occurs twice'),
         (b'{"a": ' + b"9" * 100 + b"}", "a number of 100 digits"),
         (b"{}", "does not say format 'vtaflow-artifact'"),
         (b'{"format": "vtaflow-artifact"}', "format version is missing"),
