@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vtaflow.graph.graph import Graph
+from vtaflow.graph.passes.activate_first import activate_first
 from vtaflow.graph.passes.canonicalise import canonicalise
 from vtaflow.graph.passes.fold_batch_normalization import fold_batch_normalization
 from vtaflow.graph.passes.fold_pads import fold_pads
@@ -436,3 +437,36 @@ def test_random_networks_stay_the_same(graph: Graph) -> None:
     agree(graph, after)
     assert not any(node.op in ("Conv", "ConvTranspose", "Identity") for node in after.nodes
                    if node.outputs[0] not in after.outputs)
+
+
+# activate_first
+
+
+def pooled(*, kernel: tuple[int, int] = (2, 2), pads: tuple[int, ...] = (0, 0, 0, 0)) -> Image:
+    """A convolution, a max-pool, and what may follow."""
+    net = Image().conv("c", "x")
+    return net.pool("p", "MaxPool", "c", kernel_shape=kernel, pads=pads, strides=(2, 2))
+
+
+@pytest.mark.parametrize(
+    ("op", "attrs"), [("Relu", {}), ("Clip", {"min": -0.5, "max": 0.25})], ids=["Relu", "Clip"]
+)
+def test_activations_go_before_pools(op: str, attrs: dict[str, Any]) -> None:
+    graph = make_conv(pooled().add("y", op, "p", **attrs).build())
+    after, ops = changed(graph, activate_first, exactly=True)
+    assert ops == ["FusedConv", op, "MaxPool"]
+    fused = simplify(pooled().add("y", op, "p", **attrs).build())
+    assert [one.op for one in fused.nodes] == ["FusedConv", "MaxPool"]
+    assert fused.nodes[0].origin == ("Conv.c", f"{op}.y")
+
+
+def test_activations_that_stay_behind_pools() -> None:
+    seen = pooled().add("y", "Relu", "p").add("z", "Tanh", "p").build("y", "z")
+    wanted = pooled().add("y", "Relu", "p").build("y", "p")
+    early = pooled().add("y", "Relu", "p").add("z", "Tanh", "c").build("y", "z")
+    made = Image().add("c", "Tanh", "x").pool("p", "MaxPool", "c").add("y", "Relu", "p").build()
+    blind = pooled(kernel=(1, 1), pads=(1, 1, 1, 1)).add("y", "Relu", "p").build()
+    other = pooled().add("y", "Tanh", "p").build()
+    for graph in map(make_conv, (seen, wanted, early, made, blind, other)):
+        ops = [node.op for node in graph.nodes]
+        assert changed(graph, activate_first, exactly=True)[1] == ops

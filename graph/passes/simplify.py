@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..graph import Graph
 from . import Stage, run_passes
+from .activate_first import activate_first
 from .canonicalise import canonicalise
 from .drop_identities import drop_identities
 from .fold_batch_normalization import fold_batch_normalization
@@ -29,6 +30,7 @@ SIMPLIFY: tuple[Stage, ...] = (
     Stage("fold_batch_normalization", fold_batch_normalization),
     Stage("fold_pads", fold_pads),
     Stage("fuse_residual", fuse_residual),
+    Stage("activate_first", activate_first),
     Stage("fuse_activation", fuse_activation),
 )
 
