@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from .backend.isa import Isa
 from .backend.program import LaunchCode, Program
 from .backend.target import Target
 from .graph.graph import Graph, Node
-from .ops import shortcut
+from .ops import fused_pool, shortcut
 from .ops.types import TensorType
 from .runtime.attributes import encode_attrs, layout_to_json
 from .schedules.model import LaunchStep, LayerPlan, Lowered
@@ -83,7 +83,7 @@ def bundle(
         },
         "constants": {"member": "constants.bin", "start": CONSTANTS_START},
         "layers": [_layer(plan, cycles[plan.launch]) for plan in lowered.layers],
-        "placement": _placement(imported, placed),
+        "placement": _placement(imported, placed, integer),
     }
     return Artifact.create(manifest, members, source.stem)
 
@@ -220,23 +220,18 @@ def _layer(plan: LayerPlan, cycles: Mapping[tuple[str, ...], int]) -> Json:
     }
 
 
-def _placement(imported: Graph, placed: Graph) -> list[Json]:
+def _placement(imported: Graph, placed: Graph, integer: Graph) -> list[Json]:
     """One row for every ONNX node: where it runs and why."""
     homes = {name: node for node in placed.nodes for name in (node.origin or (node.name,))}
-    hosts = {
-        name: (node, node.attrs[shortcut.ORIGIN])
-        for node in placed.nodes
-        if shortcut.inputs(node.attrs)
-        for name in node.attrs[shortcut.ORIGIN]
-    }
+    guests = dict(_guests(integer))
     rows: dict[str, Json] = {}
     for node in imported.nodes:
         for name in node.origin or (node.name,):
             if name in rows and node.op in _CONVERSIONS:  # not what the ONNX node is about
                 continue
             home = homes.get(name)
-            if name in hosts:
-                device, reason = _hosted(name, *hosts[name])
+            if name in guests:
+                device, reason = "vta", guests[name]
             elif home is None:
                 device, reason = "none", "folded away at compile time"
             elif home.origin and name != home.origin[0]:
@@ -247,8 +242,12 @@ def _placement(imported: Graph, placed: Graph) -> list[Json]:
     return list(rows.values())
 
 
-def _hosted(name: str, host: Node, origin: tuple[str, ...]) -> tuple[str, str]:
-    """Device and reason of an ONNX node that is part of a shortcut."""
-    if name != origin[0]:
-        return host.device, f"fused into {origin[0]}"
-    return host.device, f"accumulated into {(host.origin or (host.name,))[0]}"
+def _guests(integer: Graph) -> Iterator[tuple[str, str]]:
+    """ONNX nodes that a convolution took in, each with what became of it."""
+    kinds = ((shortcut.ORIGIN, "accumulated into"), (fused_pool.ORIGIN, "fused into"))
+    for node in integer.nodes:
+        for key, what in kinds:
+            for name in node.attrs.get(key, ()):
+                first = node.attrs[key][0]
+                host = (node.origin or (node.name,))[0]
+                yield name, f"{what} {host}" if name == first else f"fused into {first}"

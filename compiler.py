@@ -34,6 +34,7 @@ from .graph.graph import Graph
 from .graph.passes import Stage, run_passes
 from .graph.passes.equalise import equalise
 from .graph.passes.fold_input import fold_input
+from .graph.passes.fuse_pools import fuse_pools
 from .graph.passes.pack import pack
 from .graph.passes.place import place
 from .graph.passes.quantise import quantise
@@ -45,7 +46,7 @@ from .graph.printer import to_text
 from .ops.types import Array
 from .runtime.blas import one_thread
 from .runtime.tensors import TensorInfo
-from .schedules import log_file
+from .schedules import fusion, log_file
 from .schedules.legality import accepts_on
 from .schedules.model import LaunchStep, Lowered, lower
 from .schedules.search import ScheduleLog
@@ -69,6 +70,7 @@ STAGES = (
     "quantise",
     "fold_input",
     "pack",
+    "fuse_pools",
     "lower",
     "assemble",
 )
@@ -171,8 +173,9 @@ def _scheduled(
     """The stages of `compile` but for the artifact; what has no tile goes to the host."""
     too_large: dict[str, str] = {}
     while True:
-        graphs = prepare(model, target, calibration, options, too_large)
         log = log_file.load(options.log)
+        graphs = prepare(model, target, calibration, options, too_large)
+        graphs = replace(graphs, integer=_pools_fused(graphs.integer, target, options, log))
         try:
             return (graphs, *_program(graphs.integer, target, options, log))
         except NoTileError as error:
@@ -182,6 +185,15 @@ def _scheduled(
         except (ArenaError, ScheduleError, StreamError):
             # A decision may fit its layer and yet break a rule; whoever wrote it, models compile.
             return (graphs, *_program(graphs.integer, target, options, ScheduleLog()))
+
+
+def _pools_fused(
+    integer: Graph, target: Target, options: CompileOptions, log: ScheduleLog
+) -> Graph:
+    """The packed graph with max-pools fused where that is faster and nobody schedules the pool."""
+    pays = partial(fusion.is_faster, target=target, log=log)
+    fusing = partial(fuse_pools, pays=pays, apart=set(options.schedules))
+    return run_passes(integer, [Stage("fuse_pools", fusing, PACKED)], partial(_done, options))
 
 
 def _program(

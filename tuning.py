@@ -17,9 +17,11 @@ from typing import Any
 from .backend.target import Target
 from .compiler import CompileOptions, prepare
 from .errors import ScheduleError
-from .graph.graph import Graph
+from .graph.graph import Graph, Node
+from .graph.passes.fuse_pools import fuse_pools
+from .ops import fused_pool
 from .ops.types import Array
-from .schedules import log_file
+from .schedules import fusion, log_file
 from .schedules.model import distinct_layers
 from .schedules.search import (
     Entry,
@@ -69,8 +71,17 @@ class Tuning:
     def of(
         cls, graph: Graph, target: Target, log: ScheduleLog, trials: int, apart: bool = False
     ) -> Tuning:
-        """The tuning of a packed graph; `apart` as for schedules.model.lower."""
-        groups = list(distinct_layers(graph, apart).values())
+        """The tuning of a packed graph and of what becomes of it with pools fused.
+
+        `apart` as for schedules.model.lower.
+        """
+
+        def fits(before: Graph, pair: tuple[Node, Node], after: Graph, joined: Node) -> bool:
+            return fusion.fits(after, joined, target)
+
+        fused = fuse_pools(graph, fits)
+        layers = {**distinct_layers(graph, apart), **distinct_layers(fused, apart)}
+        groups = list(layers.values())
         found = (_decided(group[0], target, log, trials) for group in groups)
         decided = {index: entry for index, entry in enumerate(found) if entry is not None}
         return cls(target, log, trials, groups, decided)
@@ -97,9 +108,15 @@ class Tuning:
             self.decided[rest[position]] = entry
             keep()
         return [
-            Tuned(tuple(one.node.name for one in group), self.decided[index], index in rest)
+            Tuned(tuple(_label(one.node) for one in group), self.decided[index], index in rest)
             for index, group in enumerate(self.groups)
         ]
+
+
+def _label(node: Node) -> str:
+    """A layer's name, and that of a pool which it took in."""
+    pool = node.attrs.get(fused_pool.NAME)
+    return node.name if pool is None else f"{node.name} with {pool}"
 
 
 def _decided(layer: Layer, target: Target, log: ScheduleLog, trials: int) -> Entry | None:

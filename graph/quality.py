@@ -8,6 +8,7 @@ from math import inf, log10, sqrt
 
 import numpy as np
 
+from ..ops import fused_pool
 from ..ops.types import Array
 from .calibration import batches
 from .graph import Graph, Node
@@ -66,12 +67,13 @@ def layer_quality(
 
     `quantised` is the graph after quantisation or after packing, `data` maps each input to an
     array (n, ...). Every layer's input carries the errors of the layers before it. Nodes that have
-    no counterpart, or that only relabel values, are left out.
+    no counterpart, or that only relabel values, are left out. A convolution with a fused pool has
+    the result of the pool and goes by its name.
     """
     floats = {node.name: node.outputs[0] for node in reference.nodes}
-    layers = [node for node in quantised.nodes if node.name in floats and _computes(node)]
-    result = {node.name: Quality() for node in layers}
-    kept = tuple(floats[node.name] for node in layers)
+    layers = [node for node in quantised.nodes if _name(node) in floats and _computes(node)]
+    result = {_name(node): Quality() for node in layers}
+    kept = tuple(floats[_name(node)] for node in layers)
     integers = tuple(node.outputs[0] for node in layers)
     for part, feeds in batches(reference, data, kept, _BATCH_BYTES):
         expected = interpret(part, feeds, keep=kept)
@@ -80,8 +82,14 @@ def layer_quality(
             kind = quantised.types[node.outputs[0]]
             assert kind.scale is not None  # it is an activation on VTA
             values = (given[node.outputs[0]].astype(np.float32) - kind.zero_point) * kind.scale
-            result[node.name].add(expected[floats[node.name]], values)
+            result[_name(node)].add(expected[floats[_name(node)]], values)
     return result
+
+
+def _name(node: Node) -> str:
+    """The float node that makes what an integer node makes."""
+    name: str = node.attrs.get(fused_pool.NAME, node.name)
+    return name
 
 
 def _computes(node: Node) -> bool:

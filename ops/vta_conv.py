@@ -2,7 +2,8 @@
 
 Inputs: x int8 (N, C, H, W); weight int8 (O, C/group, kh, kw); then whatever the epilogue refers
 to; then image and weight, both int8, of a shortcut if there is one (see shortcut.py), whose
-products are added before the epilogue. Attributes are ONNX's (`strides`, `pads`, `dilations`,
+products are added before the epilogue. A fused pool (see fused_pool.py) comes between sums and
+epilogue. Attributes are ONNX's (`strides`, `pads`, `dilations`,
 `group`; `transposed` with `output_padding` for ConvTranspose, whose weights stand here with the
 output channels first) and `epilogue`, `scale` of the output and its `zero_point` if that is not 0,
 `layout` of the output and `in_layout` of x and of the shortcut's image.
@@ -17,9 +18,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from . import epilogue, shortcut
+from . import epilogue, fused_pool, shortcut
 from .convolution import convolve_integers, output_shape
 from .layout import Layout
+from .pooling import max_pool
 from .taps import windows
 from .types import Array, Attrs, Operator, TensorType
 
@@ -38,6 +40,10 @@ def _infer(kinds: Sequence[TensorType], attrs: Attrs) -> list[TensorType]:
     if x.zero_point and any(attrs["pads"]):
         raise ValueError(f"pads with 0, the zero point of x is {x.zero_point}")
     shape = output_shape(x.shape, outputs, windows(attrs, kernel))
+    pool = fused_pool.windows(attrs)
+    if pool is not None:
+        fused_pool.check(pool, shape[2:], attrs["epilogue"])
+        shape = output_shape(shape, outputs, pool)
     quantisation = float(attrs["scale"]), attrs.get("zero_point", 0)
     output = TensorType(shape, "int8", attrs["layout"], *quantisation)
     operands = kinds[: len(kinds) - shortcut.inputs(attrs)]
@@ -66,7 +72,7 @@ def accumulate(x: Array, weight: Array, attrs: Attrs, *beside: Array) -> Array:
 
 
 def _evaluate(arrays: Sequence[Array], attrs: Attrs) -> list[Array]:
-    """The layer's definition: exact products, then the epilogue."""
+    """The layer's definition: exact products, perhaps the greatest of them, the epilogue."""
     data, weight = arrays[:2]
     layout: Layout = attrs["in_layout"]
     channels = weight.shape[1] * attrs["group"]
@@ -75,6 +81,9 @@ def _evaluate(arrays: Sequence[Array], attrs: Attrs) -> list[Array]:
         *operands, image, factors = arrays
         beside = [layout.whole(image)[:, : factors.shape[1]], factors]
     acc = accumulate(layout.whole(data)[:, :channels], weight, attrs, *beside)
+    pool = fused_pool.windows(attrs)
+    if pool is not None:
+        acc = max_pool(acc, pool)
     return [epilogue.finish(acc, attrs, operands)]
 
 

@@ -2,8 +2,8 @@
 
 The compute module is the clock: a layer's time is the interval between the ends of the last
 compute instructions of its predecessor and of itself, so that rows add up to the launch. Inside
-an interval, instructions with a role are booked on a row of their own; that of a shortcut has an
-ONNX node of its own too. Instructions of load and store belong to the layer that they serve,
+an interval, instructions with a role are booked on a row of their own; that of a shortcut or a pool
+has an ONNX node of its own too. Instructions of load and store belong to the layer that they serve,
 whenever they run.
 """
 
@@ -61,14 +61,15 @@ def assign(keys: Sequence[Key], run: Run) -> Rows:
             last.setdefault(origin, -1)  # a layer without compute instructions takes no time
     order = sorted(last, key=lambda origin: last[origin])
     ends = np.array([last[origin] for origin in order])
-    # A part follows its layer; a shortcut, which is all of its layer, stands where it ends.
+    interval = np.searchsorted(ends, np.arange(len(keys)))
+    # A part follows the layer in whose interval it ends.
     moments = {(origin, ""): end for origin, end in last.items()}
-    moments |= {key: last.get(key[0], i) for i, key in enumerate(keys) if key[1]}
+    moments |= {key: last[order[min(at, len(order) - 1)]]
+                for key, at in zip(keys, interval.tolist(), strict=True) if key[1]}
     rows = sorted(moments, key=lambda key: moments[key]) or [((), "")]
     number = {key: index for index, key in enumerate(rows)}
     final = number[order[-1], ""] if order else 0
     served = np.array([number.get(key, final) for key in keys], np.int64)
-    interval = np.searchsorted(ends, np.arange(len(keys)))
     mains = np.array([number[o, ""] for o in order] + [final], np.int64)
     has_role = np.array([bool(role) for _, role in keys])
     clock = (run.module == COMPUTE) & ~has_role

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 
-from ..ops.layout import ceil_div
 from ..ops.taps import Tap, Window
 from .blocks import Extent
 
@@ -92,12 +91,3 @@ class Axis:
         """Inputs that the greediest tile of `tile` outputs reads."""
         starts = range(0, self.outputs, tile)
         return max(self.reads(low, min(tile, self.outputs - low)).count for low in starts)
-
-    def middle(self, tile: int) -> int:
-        """Where a tile from the middle of the axis starts."""
-        return (ceil_div(self.outputs, tile) - 1) // 2 * tile
-
-    @cached_property
-    def products(self) -> int:
-        """Pairs of an output and a tap that feeds it."""
-        return sum(tap.count for tap in self.window.taps(self.inputs))

@@ -13,7 +13,7 @@ from typing import Any
 from ..backend.target import Target
 from ..errors import ScheduleError
 from ..graph.graph import Graph, Node
-from . import epilogue
+from . import conv_pool, epilogue
 from .bias import fits_gemm
 from .conv_cost import cost, step_by_step
 from .conv_lowering import ConvLowering
@@ -53,6 +53,8 @@ class ConvTemplate:
     def choices(self, layer: Layer, target: Target) -> Sequence[tuple[Cost, ConvSchedule]]:
         """Feasible schedules with their costs, best first."""
         shape, room = ConvShape(layer, target), Room.of(target)
+        if not (shape.rows.can_pool and shape.columns.can_pool):
+            return []
         ranked = [
             (cost(shape, schedule, target, room), schedule)
             for schedule in _space(shape, {})
@@ -120,6 +122,7 @@ class ConvTemplate:
             f"  for tap in {shape.kernel[0]} x {shape.kernel[1]}:",
             "    ACC += GEMM(INP at tap, WGT at tap)",
         ]
+        body += conv_pool.describe(shape)
         if schedule.bias == "gemm":
             body.append("ACC += GEMM(ones, bias[o])")
         body += epilogue.describe(shape.steps, schedule.bias)
@@ -181,8 +184,8 @@ def _space(shape: ConvShape, fixed: Mapping[str, Any]) -> Iterator[ConvSchedule]
     outputs = max(part.outputs.count for part in shape.parts)
     inputs = max(1 if part.diagonal else part.inputs.count for part in shape.parts)
     widths = tile_sizes(shape.columns.outputs)[:4]
-    if shape.shortcut is not None and widths[-1] > 1:
-        widths.append(1)  # its strides may make it read more than the layer itself
+    if (shape.shortcut is not None or shape.pooled) and widths[-1] > 1:
+        widths.append(1)  # a result may read more than the layer's own kernel
     for tile_o in values("tile_o", _thinned(tile_sizes(outputs))):
         for tile_i in values("tile_i", _thinned(tile_sizes(inputs))):
             for tile_h in values("tile_h", _thinned(tile_sizes(shape.rows.outputs))):

@@ -7,7 +7,7 @@ from dataclasses import replace
 from ..backend import timing
 from ..backend.commands import Memory
 from ..backend.target import Target
-from . import epilogue
+from . import conv_pool, epilogue
 from .blocks import Block, Extent
 from .conv_shape import ConvShape
 from .conv_shortcut import Shortcut
@@ -24,15 +24,18 @@ def cost(
     weight_reads, input_reads = _reads(schedule, room, need)
     steps = _steps(shape, schedule, target, need)
     wgt, inp = (sum(each) // len(steps) for each in zip(*steps, strict=True))
-    row = need.acc // need.tile_o
+    row = need.made // need.tile_o
     residual = timing.load(target, Memory.INP, need.tile_o, row) * len(shape.residuals)
     loads = weight_reads * wgt + input_reads * inp + need.out_tiles * residual
-    gemms = shape.products + need.out_tiles * need.tiles_i * _instructions(
-        shape, schedule
+    products = shape.products(schedule.tile_h, schedule.tile_w, need.carries)
+    gemms = products + need.out_tiles * need.tiles_i * _instructions(
+        shape, schedule, need
     ) * timing.gemm(target, 0)
-    passes = 1 + (schedule.bias == "gemm")
-    tail = epilogue.cycles(target, shape.steps, need.acc, 1, schedule.bias)
-    work = passes * timing.gemm(target, need.acc) + tail + _shift(shape, target, need)
+    tail = epilogue.cycles(target, shape.steps, need.made, 1, schedule.bias)
+    work = timing.gemm(target, need.acc) + tail + _shift(shape, target, need)
+    if schedule.bias == "gemm":
+        work += timing.gemm(target, need.made)
+    work += conv_pool.cycles(shape, schedule, target, need)
     compute = gemms + need.out_tiles * work
     store = timing.store(target, need.tile_o, row)
     # The last tile's products cannot hide behind loads, nor the first loads behind products.
@@ -141,13 +144,9 @@ def _reads(schedule: ConvSchedule, room: Room, need: Needs) -> tuple[int, int]:
     return weights, inputs
 
 
-def _instructions(shape: ConvShape, schedule: ConvSchedule) -> int:
+def _instructions(shape: ConvShape, schedule: ConvSchedule, need: Needs) -> int:
     """GEMM instructions of one reduction tile."""
-    rows, columns = (
-        axis.runs(axis.middle(tile), tile)
-        for axis, tile in ((shape.rows, schedule.tile_h), (shape.columns, schedule.tile_w))
-    )
-    return len(rows) * len(columns)
+    return shape.rows.runs(schedule.tile_h, need.carries) * shape.columns.runs(schedule.tile_w)
 
 
 def _input_cycles(
@@ -155,7 +154,7 @@ def _input_cycles(
 ) -> int:
     """Cycles to load the input of a tile from the middle."""
     channels = need.tile_o if need.diagonal else min(schedule.tile_i, shape.inputs)
-    key = channels, schedule.tile_h, schedule.tile_w
+    key = channels, schedule.tile_h, schedule.tile_w, need.carries
     known = shape.input_cycles.get(key)
     if known is not None:
         return known
@@ -164,7 +163,7 @@ def _input_cycles(
         shape.x.shape,
         0,
         Extent(0, channels),
-        shape.rows.reads(shape.rows.middle(schedule.tile_h), schedule.tile_h),
+        shape.rows.reads(shape.rows.middle(schedule.tile_h), schedule.tile_h, need.carries),
         shape.columns.reads(shape.columns.middle(schedule.tile_w), schedule.tile_w),
     )
     cycles = int(

@@ -12,8 +12,9 @@ from ..backend.commands import AluOp, Loop, Memory
 from ..errors import ScheduleError
 from ..ops.types import Array
 from . import bias as bias_tiles
-from . import epilogue
+from . import conv_pool, epilogue
 from .blocks import Block, Extent
+from .conv_pool import Piece, Sums
 from .conv_shape import ConvShape, Part
 from .conv_shortcut import ROLE
 from .conv_tiles import ConvSchedule, needs
@@ -46,6 +47,7 @@ class ConvLowering:
         self.weights = out.constant("weight", Memory.WGT, self._weights_in_order())
         self.inp_limit = usable(out.target, Memory.INP)
         self.residual_slots = self._residual_slots()
+        self.above: Sums | None = None
         self.acc_limit = usable(out.target, Memory.ACC) - self.need.vectors
         self.wgt_slots = out.slots(
             Memory.WGT,
@@ -64,14 +66,15 @@ class ConvLowering:
             self._tile(tile)
 
     def _tiles(self) -> Iterator[Tile]:
-        """Output tiles in the schedule's order."""
+        """Output tiles in the schedule's order; what carries comes right behind the tile above."""
         schedule, shape = self.schedule, self.shape
-        pixels = [
-            (n, Extent(*h), Extent(*w))
-            for n in range(shape.batches)
-            for h in cuts(shape.rows.outputs, schedule.tile_h)
-            for w in cuts(shape.columns.outputs, schedule.tile_w)
-        ]
+        rows = [Extent(*h) for h in cuts(shape.rows.outputs, schedule.tile_h)]
+        columns = [Extent(*w) for w in cuts(shape.columns.outputs, schedule.tile_w)]
+        if self.need.carries:
+            places = [(h, w) for w in columns for h in rows]
+        else:
+            places = [(h, w) for h in rows for w in columns]
+        pixels = [(n, h, w) for n in range(shape.batches) for h, w in places]
         channels = [
             (part, Extent(*o))
             for part in shape.parts
@@ -140,7 +143,7 @@ class ConvLowering:
         for step, depth in self._reduction(part):
             tiles = [shape.weight_tiles[block][step : step + depth] for block in blocks]
             tile = self._joined(tiles)
-            if biases is not None and step == 0:
+            if biases is not None and step == self._bias_step(part):
                 tile = np.concatenate([tile, biases])
             yield step, tile
 
@@ -152,6 +155,13 @@ class ConvLowering:
         """(start, length) of the reduction tiles in input blocks."""
         count = 1 if part.diagonal else part.inputs.count
         return list(cuts(count, self.schedule.tile_i))
+
+    def _bias_step(self, part: Part) -> int:
+        """The reduction tile behind which the bias comes: the first, to bridge the wait for others.
+
+        A pool needs all sums and comes before the bias, which then concerns fewer.
+        """
+        return self._reduction(part)[-1][0] if self.shape.pooled else 0
 
     def _shortcut_steps(self) -> list[tuple[int, int]]:
         """(start, length) of the shortcut's reduction tiles in blocks of its image."""
@@ -176,15 +186,19 @@ class ConvLowering:
         """Load, multiply, finish and store one output tile."""
         out, shape = self.out, self.shape
         block = self._result_block(tile, shape.y)
-        acc = out.context(Memory.ACC, block.elements, self.acc_limit)
-        out.reset(acc, Loop(block.elements, dst=1))
+        sums = Sums.of(shape, block, self.need.carries)
+        acc = out.context(Memory.ACC, sums.elements, self.acc_limit)
+        sums = sums.at(acc)
+        out.reset(acc, Loop(sums.elements, dst=1))
         self._add_shortcut(tile, block, acc)
         for i, depth in self._reduction(tile.part):
             wgt = self._weight_tile(tile, i)
             source = self._input_block(tile, i, depth)
             inp = self._input_tile(source, shape.x.buffer)
-            self._products(tile, depth, acc, block, inp, source, wgt)
-            if i == 0 and self.schedule.bias == "gemm":
+            for piece in sums.pieces.values():
+                self._products(tile, depth, piece, inp, source, wgt)
+            if i == self._bias_step(tile.part):
+                self._pool(tile, sums)
                 self._bias(tile, block, acc, wgt + tile.o.count * depth * shape.taps)
         self._finish(tile, block, acc)
         for rows in block.rows():
@@ -216,7 +230,7 @@ class ConvLowering:
             shape.x.shape,
             tile.n,
             Extent(shape.x.channel + channels.start, channels.count),
-            shape.rows.reads(tile.h.start, tile.h.count),
+            shape.rows.reads(tile.h.start, tile.h.count, self.need.carries),
             shape.columns.reads(tile.w.start, tile.w.count),
         )
 
@@ -252,15 +266,15 @@ class ConvLowering:
                 self.out.alu_imm(AluOp.SHR, acc, -shortcut.shift, loop)
 
     def _products(
-        self, tile: Tile, depth: int, acc: int, block: Block, inp: int, source: Block, wgt: int
+        self, tile: Tile, depth: int, piece: Piece, inp: int, source: Block, wgt: int
     ) -> None:
         """ACC += INP . WGT for every tap, taps with equal rectangles in one instruction."""
-        rows = self.shape.rows.runs(tile.h.start, tile.h.count)
-        columns = self.shape.columns.runs(tile.w.start, tile.w.count)
-        to, at = block.steps(), source.steps()
+        h, w = piece.block.h, piece.block.w
+        rows, columns = piece.rows.runs(h.start, h.count), piece.columns.runs(w.start, w.count)
+        to, at = piece.block.steps(), source.steps()
         row_step, column_step = self.shape.tap_steps()
         for row, column in product(rows, columns):
-            dst = (row.out - tile.h.start) * to["H"] + (column.out - tile.w.start) * to["W"]
+            dst = (row.out - h.start) * to["H"] + (column.out - w.start) * to["W"]
             src = (row.inp - source.h.start) * at["H"] + (column.inp - source.w.start) * at["W"]
             first = row.kernel * row_step + column.kernel * column_step
             reductions = (
@@ -274,7 +288,7 @@ class ConvLowering:
                 Loop(row.count, row.out_step * to["H"], row.inp_step * at["H"]),
                 Loop(column.count, column.out_step * to["W"], column.inp_step * at["W"]),
             )
-            self._emit_products(acc + dst, inp + src, wgt + first, reductions, outputs)
+            self._emit_products(piece.acc + dst, inp + src, wgt + first, reductions, outputs)
 
     def _emit_products(
         self,
@@ -298,8 +312,17 @@ class ConvLowering:
                 dst, src + step * loop.src, wgt + step * loop.wgt, rest, outputs
             )
 
+    def _pool(self, tile: Tile, sums: Sums) -> None:
+        """The greatest sums of every window, where the layer has a pool."""
+        if self.shape.pooled:
+            above = self.above if self.need.carries and tile.h.start else None
+            conv_pool.gather(self.out, self.shape, sums, above)
+            self.above = sums
+
     def _bias(self, tile: Tile, block: Block, acc: int, wgt: int) -> None:
-        """ACC += constant vector . bias tile."""
+        """ACC += constant vector . bias tile, where the schedule adds the bias so."""
+        if self.schedule.bias != "gemm":
+            return
         target = self.out.target
         ones = self.out.resident(
             Memory.INP, bias_tiles.NAME, bias_tiles.vector(target.batch, target.block_in)

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 
 from ..backend.target import Target
-from ..ops import shortcut
+from ..ops import fused_pool, shortcut
 from ..ops.layout import ceil_div
 from ..ops.taps import windows
 from ..ops.types import Array
 from .axes import Axis
 from .blocks import Extent
 from .conv_shortcut import Shortcut, tiles_of
+from .planes import ALONE, Planes
 from .template import Layer
 
 
@@ -58,14 +59,19 @@ class ConvShape:
         self.block = target.block_out
         self.outputs = ceil_div(self.y_shape[1], target.block_out)
         self.inputs = ceil_div(self.x_shape[1], target.block_in)
-        rows, columns = windows(node.attrs, self.kernel)
-        self.rows = Axis(rows, self.x_shape[2], self.y_shape[2])
-        self.columns = Axis(columns, self.x_shape[3], self.y_shape[3])
+        pools = fused_pool.windows(node.attrs)
+        self.pooled = pools is not None
+        along = zip(windows(node.attrs, self.kernel), self.x_shape[2:], strict=True)
+        self.rows, self.columns = (
+            Planes(Axis(window, size, window.outputs(size)), pool)
+            for (window, size), pool in zip(along, pools or (ALONE, ALONE), strict=True)
+        )
+        self.pool_origin = tuple(node.attrs.get(fused_pool.ORIGIN, ()))
         self.steps: tuple[tuple[Any, ...], ...] = tuple(
             tuple(step) for step in node.attrs["epilogue"]
         )
-        self.input_cycles: dict[tuple[int, int, int], int] = {}
-        """Cycles to load an input tile by its channels, rows and columns, once worked out."""
+        self.input_cycles: dict[tuple[int, int, int, bool], int] = {}
+        """Cycles to load an input tile by its channels, rows, columns and whether it carries."""
         self.has_bias = self.steps[0][0] == "add"
         self.bias: Array = (
             layer.constants[node.inputs[self.steps[0][1]]]
@@ -125,13 +131,13 @@ class ConvShape:
         """The part with the most weight tiles."""
         return max(self.parts, key=lambda one: one.outputs.count * one.inputs.count)
 
-    @cached_property
-    def products(self) -> int:
-        """GEMM micro-ops of the layer, bias and residuals apart."""
+    def products(self, tile_h: int, tile_w: int, carries: bool) -> int:
+        """GEMM micro-ops of the layer in such tiles, bias and residuals apart."""
         tiles = sum(
             one.outputs.count * (1 if one.diagonal else one.inputs.count) for one in self.parts
         )
-        products = tiles * self.rows.products * self.columns.products
+        rows, columns = self.rows.products(tile_h, carries), self.columns.products(tile_w)
+        products = tiles * rows * columns
         if self.shortcut is not None:
             pixels = self.rows.outputs * self.columns.outputs
             products += self.outputs * self.shortcut.inputs * pixels

@@ -34,15 +34,19 @@ class ConvSchedule:
 class Needs:
     """Elements that the largest tile takes in every scratchpad, and how many tiles there are.
 
-    `vectors` are those of the whole layer, which stay in ACC; `tile_o` is the tile's size in
-    channel blocks, `tiles_o` and `tiles_i` count tiles of the channels and of the reduction, of
-    which `tiles_s` are the shortcut's, `tile_s` blocks of its channels each.
+    `acc` are a tile's sums, `made` its results: fewer if there is a pool. `carries` says that a
+    tile uses sums of the one before it. `vectors` are those of the whole layer, which stay in ACC;
+    `tile_o` is the tile's size in channel blocks, `tiles_o` and `tiles_i` count tiles of the
+    channels and of the reduction, of which `tiles_s` are the shortcut's, `tile_s` blocks of its
+    channels each.
     """
 
     wgt: int
     inp: int
     residual: int
     acc: int
+    made: int
+    carries: bool
     vectors: int
     wgt_tiles: int
     inp_tiles: int
@@ -60,26 +64,31 @@ def needs(shape: ConvShape, schedule: ConvSchedule) -> Needs:
     part = shape.largest_part
     tile_o = min(schedule.tile_o, part.outputs.count)
     depth = 1 if part.diagonal else min(schedule.tile_i, part.inputs.count)
-    pixels = schedule.tile_h * schedule.tile_w
-    read = shape.rows.most_read(schedule.tile_h) * shape.columns.most_read(schedule.tile_w)
+    height, width = schedule.tile_h, schedule.tile_w
+    tiles_o = sum(ceil_div(one.outputs.count, schedule.tile_o) for one in shape.parts)
+    carries = shape.rows.overlaps and (schedule.order == "weights" or tiles_o == 1)
+    read = shape.rows.most_read(height, carries) * shape.columns.most_read(width)
+    summed = shape.rows.most_summed(height, carries) * shape.columns.most_summed(width)
+    made = tile_o * height * width
     wgt = tile_o * (depth * shape.taps + (schedule.bias == "gemm"))
     inp = (tile_o if part.diagonal else depth) * read
     tile_s = tiles_s = 0
     if shape.shortcut is not None:
-        each = shape.shortcut.read(schedule.tile_h, schedule.tile_w)
+        each = shape.shortcut.read(height, width)
         tile_s = max(1, min(shape.shortcut.inputs, inp // each, wgt // tile_o))
         tiles_s = ceil_div(shape.shortcut.inputs, tile_s)
         inp = max(inp, tile_s * each)
-    tiles_o = sum(ceil_div(one.outputs.count, schedule.tile_o) for one in shape.parts)
     tiles_i = 1 if part.diagonal else ceil_div(part.inputs.count, schedule.tile_i)
     tiles_i += tiles_s
-    tiles_p = shape.batches * ceil_div(shape.rows.outputs, schedule.tile_h)
-    tiles_p *= ceil_div(shape.columns.outputs, schedule.tile_w)
+    tiles_p = shape.batches * ceil_div(shape.rows.outputs, height)
+    tiles_p *= ceil_div(shape.columns.outputs, width)
     return Needs(
         wgt=wgt,
         inp=inp,
-        residual=tile_o * pixels if shape.residuals else 0,
-        acc=tile_o * pixels,
+        residual=made if shape.residuals else 0,
+        acc=tile_o * summed,
+        made=made,
+        carries=carries,
         vectors=shape.outputs * (shape.shift_vectors + (schedule.bias == "add")),
         wgt_tiles=tiles_o * tiles_i,
         inp_tiles=tiles_p * (tiles_o if part.diagonal else tiles_i),

@@ -71,7 +71,7 @@ class MaxPoolTemplate:
     onnx_operators: tuple[str, ...] = ("MaxPool",)
 
     def accepts(self, node: Node, graph: Graph, target: Target) -> str | None:
-        """Two-dimensional max-pooling; padding is left out of the maximum."""
+        """Two-dimensional max-pooling, padding left out; in a convolution where that is faster."""
         if len(graph.types[node.inputs[0]].shape) != 4:
             return f"its input is {graph.types[node.inputs[0]]}, not an image (N, C, H, W)"
         if len(node.outputs) > 1:

@@ -15,8 +15,10 @@ from ..backend.commands import Buffer, Command, Load, Memory, Store
 from ..backend.target import Target
 from ..errors import NoTileError, ScheduleError
 from ..graph.graph import Graph, Node
-from ..ops import shortcut
-from .conv_shortcut import ROLE
+from ..ops import fused_pool, shortcut
+from ..ops.convolution import output_shape
+from ..ops.taps import windows
+from . import conv_pool, conv_shortcut
 from .emitter import Emitter
 from .places import Place, find_places
 from .search import ScheduleLog, choose, layer_key
@@ -26,7 +28,7 @@ from .trials import templates_of
 
 @dataclass(frozen=True)
 class LayerPlan:
-    """What was decided for one device node, or for a shortcut that one took in.
+    """What was decided for one device node, or for what one took in.
 
     `output` is the value that it makes, or helps to make.
     """
@@ -208,27 +210,38 @@ def _emit_layer(
         bytes_loaded=0,
         bytes_stored=0,
     )
-    if shortcut.inputs(node.attrs):
-        parts.layers.append(_of_shortcut(layer, plan, mine, target))
-        mine = [one for one in mine if one.role != ROLE]
-    parts.layers.append(_with_bytes(plan, mine, target))
+    guests = _guests(layer, plan)
+    own = [one for one in mine if one.role not in guests]
+    parts.layers.append(_with_bytes(plan, own, target))
+    for role, guest in guests.items():
+        theirs = [one for one in mine if one.role == role]
+        parts.layers.append(_with_bytes(guest, theirs, target))
 
 
-def _of_shortcut(
-    layer: Layer, plan: LayerPlan, commands: Sequence[Command], target: Target
-) -> LayerPlan:
-    """The plan of the shortcut of a layer, which is a part of `plan`."""
-    node = layer.node
-    depth = layer.constants[node.inputs[-1]].shape[1]
-    part = replace(
-        plan,
-        name=node.attrs[shortcut.NAME],
-        origin=tuple(node.attrs[shortcut.ORIGIN]),
-        schedule={},
-        text=f"accumulated into {node.name}",
-        macs=prod(layer.types[node.outputs[0]].shape) * depth,
-    )
-    return _with_bytes(part, [one for one in commands if one.role == ROLE], target)
+def _guests(layer: Layer, plan: LayerPlan) -> dict[str, LayerPlan]:
+    """What a layer took in, as plans that are parts of `plan`, by the role of their commands."""
+    attrs = layer.node.attrs
+    found = {}
+    if shortcut.inputs(attrs):
+        depth = layer.constants[layer.node.inputs[-1]].shape[1]
+        found[conv_shortcut.ROLE] = replace(
+            plan,
+            name=attrs[shortcut.NAME],
+            origin=tuple(attrs[shortcut.ORIGIN]),
+            schedule={},
+            text=f"accumulated into {layer.node.name}",
+            macs=prod(layer.types[layer.node.outputs[0]].shape) * depth,
+        )
+    if fused_pool.windows(attrs) is not None:
+        found[conv_pool.ROLE] = replace(
+            plan,
+            name=attrs[fused_pool.NAME],
+            origin=tuple(attrs[fused_pool.ORIGIN]),
+            schedule={},
+            text=f"fused into {layer.node.name}",
+            macs=0,
+        )
+    return found
 
 
 def _with_bytes(plan: LayerPlan, commands: Sequence[Command], target: Target) -> LayerPlan:
@@ -269,7 +282,10 @@ def _macs(layer: Layer) -> int:
     if layer.node.op == "VtaDense":
         return prod(result) * int(layer.node.attrs["features"][1])
     if layer.node.op == "VtaConv":
-        return prod(result) * prod(layer.constants[layer.node.inputs[1]].shape[1:])
+        x, weight = (layer.types[name].shape for name in layer.node.inputs[:2])
+        along = windows(layer.node.attrs, weight[2:])
+        sums = output_shape(x, weight[0], along)
+        return prod(sums) * prod(weight[1:])
     return 0
 
 

@@ -19,7 +19,7 @@ from ..backend.commands import Buffer, Memory
 from ..backend.isa import Isa
 from ..backend.target import Target
 from ..errors import ScheduleError
-from ..ops import shortcut
+from ..ops import fused_pool, shortcut
 from .bias import fits_gemm
 from .conv_shape import is_uniform
 from .emitter import Emitter
@@ -28,7 +28,7 @@ from .template import Layer, Template
 SHORTLIST = 4
 """Schedules that are timed exactly by default, and twice as many of a layer with a shortcut."""
 
-VERSION = 2
+VERSION = 3
 """Of what the decisions rest on. Raise it when a template emits other instructions for a schedule
 or the timeline counts otherwise: older decisions are then made anew (tests/test_shipped_log.py
 notices when it was forgotten). Fields of a schedule may come and go without."""
@@ -124,6 +124,7 @@ _IRRELEVANT = ("TARGET", "part", "registers", "clock_mhz", "dram_bytes")
 _NO_MATTER = {
     *("scale", "layout", "in_layout", "epilogue"),
     *(shortcut.NAME, shortcut.ORIGIN, shortcut.SHIFT),
+    *(fused_pool.NAME, fused_pool.ORIGIN),
 }
 
 

@@ -10,14 +10,18 @@ from hypothesis import strategies as st
 
 from vtaflow.backend.target import Target
 from vtaflow.graph.graph import Graph, Node
-from vtaflow.ops import shortcut
+from vtaflow.ops import fused_pool, shortcut
 from vtaflow.ops.convolution import output_shape
+from vtaflow.ops.fused_pool import sees_all
 from vtaflow.ops.layout import Layout
-from vtaflow.ops.taps import windows
+from vtaflow.ops.taps import Window, windows
 from vtaflow.ops.types import Array, TensorType
+from vtaflow.schedules.axes import Axis
+from vtaflow.schedules.planes import Planes
 
 ORIGIN = ("Conv_0", "Relu_1")
 PROJECTION = ("Conv_2",)
+POOL = ("MaxPool_2",)
 
 
 @dataclass(frozen=True)
@@ -31,8 +35,30 @@ class Side:
 
 
 @dataclass(frozen=True)
+class Pool:
+    """A fused pool."""
+
+    kernel: tuple[int, int] = (2, 2)
+    strides: tuple[int, int] = (2, 2)
+    pads: tuple[int, int, int, int] = (0, 0, 0, 0)
+    dilations: tuple[int, int] = (1, 1)
+    ceil_mode: int = 0
+
+    def attrs(self) -> dict[str, Any]:
+        own = {
+            "kernel_shape": self.kernel,
+            "strides": self.strides,
+            "pads": self.pads,
+            "dilations": self.dilations,
+            "ceil_mode": self.ceil_mode,
+        }
+        names = {fused_pool.NAME: "pool", fused_pool.ORIGIN: POOL}
+        return {**fused_pool.attributes(own), **names}
+
+
+@dataclass(frozen=True)
 class ConvCase:
-    """One VtaConv: products, perhaps a shortcut, bias, shifts, perhaps a residual, a clip."""
+    """One VtaConv: products, perhaps a shortcut or a pool, bias, shifts, a residual, a clip."""
 
     n: int = 1
     channels: int = 16
@@ -49,6 +75,7 @@ class ConvCase:
     vector: bool = True
     residual: int | None = None
     side: Side | None = None
+    pool: Pool | None = None
     order: str = "NCHW"
     seed: int = 0
 
@@ -84,6 +111,15 @@ class ConvCase:
         """Shape of the result; ValueError if the kernel does not fit."""
         x = (self.n, self.channels, *self.size)
         return output_shape(x, self.outputs, windows(self.attrs(), self.kernel))
+
+    def can_pool(self, pool: Pool) -> bool:
+        """Whether the template can pool the layer's sums."""
+        found = fused_pool.windows(pool.attrs())
+        assert found is not None
+        along = list(zip(self.result()[2:], found, strict=True))
+        if any(window.outputs(size) < 1 or not sees_all(window, size) for size, window in along):
+            return False
+        return all(Planes(Axis(Window(1), size, size), window).can_pool for size, window in along)
 
     def graph(self, target: Target) -> Graph:
         """The packed layer as a graph of one node."""
@@ -121,6 +157,7 @@ class ConvCase:
         attrs = {
             **self.attrs(),
             **self.side_attrs(),
+            **(self.pool.attrs() if self.pool is not None else {}),
             "epilogue": epilogue,
             "scale": 0.5,
             "layout": layout,
@@ -163,6 +200,9 @@ def conv_cases(draw: st.DrawFn) -> ConvCase:
     side = None
     if kind == "plain" and not transposed and draw(st.booleans()):
         side = Side(draw(st.integers(1, 50)), draw(pair(3)), (draw(small), 0), draw(small) - 1)
+    pool = None
+    if not transposed and side is None and draw(st.booleans()):
+        pool = draw(pools())
     case = ConvCase(
         n=draw(small),
         channels=channels,
@@ -179,13 +219,23 @@ def conv_cases(draw: st.DrawFn) -> ConvCase:
         else (0, 0),
         bias=draw(st.sampled_from((0, 1000, 200_000, 1 << 30))),
         vector=draw(st.booleans()),
-        residual=draw(st.sampled_from((None, None, 0, 3))) if side is None else None,
+        residual=draw(st.sampled_from((None, None, 0, 3))) if not (side or pool) else None,
         side=side,
+        pool=pool,
         order=draw(st.sampled_from(("NCHW", "NHCW", "NHWC"))),
         seed=draw(st.integers(0, 1000)),
     )
     try:
         case.result()
     except ValueError:
-        return replace(case, kernel=(1, 1), dilations=(1, 1), pads=(0, 0, 0, 0))
-    return case
+        case = replace(case, kernel=(1, 1), dilations=(1, 1), pads=(0, 0, 0, 0))
+    return case if case.pool is None or case.can_pool(case.pool) else replace(case, pool=None)
+
+
+@st.composite
+def pools(draw: st.DrawFn) -> Pool:
+    """Any pool whose windows overlap by less than their strides."""
+    strides = draw(st.tuples(st.integers(1, 4), st.integers(1, 4)))
+    kernel = tuple(draw(st.integers(1, 2 * stride - 1)) for stride in strides)
+    begin, end = (tuple(draw(st.integers(0, size // 2)) for size in kernel) for _ in range(2))
+    return Pool(kernel, strides, (*begin, *end), ceil_mode=draw(st.integers(0, 1)))  # type: ignore[arg-type]

@@ -30,7 +30,7 @@ from vtaflow.schedules.places import find_places
 from vtaflow.schedules.template import Layer
 
 from . import execution
-from .image_layers import ConvCase, Side, conv_cases, feeds_of
+from .image_layers import ConvCase, Pool, Side, conv_cases, feeds_of
 
 PYNQ = Target.load("pynq")
 TARGETS = {
@@ -72,6 +72,22 @@ CASES = {
     "global": ConvCase(channels=20, outputs=20, size=(7, 6), kernel=(7, 6), pads=(0,) * 4,
                        group=20),
     "bias too large for a GEMM": ConvCase(bias=1 << 30),
+    "pool": ConvCase(channels=20, outputs=40, size=(13, 14), pool=Pool()),
+    "overlapping pool": ConvCase(
+        channels=3, outputs=40, size=(25, 23), kernel=(5, 5), strides=(2, 2), pads=(2, 2, 2, 2),
+        pool=Pool((3, 3), (2, 2), (1, 1, 1, 1)), n=2,
+    ),
+    "overlapping pool without a border": ConvCase(
+        outputs=20, size=(22, 17), pool=Pool((3, 3), (2, 2), ceil_mode=1), order="NHWC"
+    ),
+    "pool that leaves sums out": ConvCase(size=(17, 16), pool=Pool((1, 2), (3, 4)), order="NHCW"),
+    "dilated pool": ConvCase(size=(19, 18), pool=Pool((2, 2), (2, 3), dilations=(3, 2))),
+    "depthwise and a pool": ConvCase(
+        channels=40, outputs=40, group=40, size=(12, 12), pool=Pool((3, 2), (3, 2))
+    ),
+    "groups and a pool": ConvCase(
+        channels=36, outputs=48, group=3, size=(20, 9), pool=Pool((3, 3), (2, 2), (1, 0, 1, 0))
+    ),
     "plain shift": ConvCase(vector=False, bias=0),
 }
 
@@ -107,10 +123,10 @@ def test_vta_computes_the_layer(case: ConvCase, target: Target) -> None:
 
 
 @pytest.mark.parametrize(
-    "case", [CASES[name] for name in ("3x3", "residual", "depthwise", "shortcut")]
+    "name", ["3x3", "residual", "depthwise", "shortcut", "overlapping pool"]
 )
-def test_under_every_interleaving(case: ConvCase) -> None:
-    run_and_compare(case, PYNQ, ORDERS)
+def test_under_every_interleaving(name: str) -> None:
+    run_and_compare(CASES[name], PYNQ, ORDERS)
 
 
 def space(case: ConvCase, target: Target) -> list[ConvSchedule]:
