@@ -19,8 +19,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from . import __version__, report
+from . import __version__
 from .errors import ArtifactError, DataError, VtaflowError
+from .report.inspect import inspect_text
+from .report.layers import layers_report, layers_text
+from .report.model import broken_limits, model_report, model_text
+from .report.replay import replay_report, replay_text
+from .report.run import run_report, run_text
+from .report.selftest import tests_report, tests_text
+from .report.tuning import tuning_report, tuning_text
 from .runtime.data import load_feeds, load_labels, load_samples, random_feeds, save_arrays
 from .runtime.recipe import Recipe, find_recipe
 from .runtime.tensors import TensorInfo
@@ -444,14 +451,14 @@ def _compile(options: Options) -> int:
         paths = record(compiled.artifact, feeds, options.record_launches)
         notes += [f"Recorded: {path}" for path in paths]
     compiled.save(output)
-    found = report.model_report(
+    found = model_report(
         compiled.artifact.manifest,
         compiled.artifact.target.name,
         compile_seconds=compiled.compile_seconds,
         warnings=compiled.warnings,
         notes=notes,
     )
-    _emit(options, found, report.model_text(found))
+    _emit(options, found, model_text(found))
     return FINE
 
 
@@ -474,10 +481,10 @@ def _tune(options: Options) -> int:
     ):
         found = rows(tuning.run(crew, keep, progress))
     seconds = time.perf_counter() - began
-    result = report.tuning_report(
+    result = tuning_report(
         Path(options.model).stem, target.name, options.trials, crew.width, found, seconds
     )
-    _emit(options, result, report.tuning_text(result))
+    _emit(options, result, tuning_text(result))
     return FINE
 
 
@@ -500,7 +507,7 @@ def _run(options: Options) -> int:
         assert session.last_run is not None
         names = [one.name for one in session.get_outputs()]
         outputs = dict(zip(names, results, strict=True))
-        found = report.run_report(
+        found = run_report(
             session.artifact.manifest,
             session.target.name,
             outputs,
@@ -510,7 +517,7 @@ def _run(options: Options) -> int:
         )
     if options.output:
         save_arrays(options.output, outputs)
-    _emit(options, found, report.run_text(found))
+    _emit(options, found, run_text(found))
     return FINE
 
 
@@ -571,8 +578,8 @@ def _compare_layers(options: Options) -> int:
         some = {name: array[:LAYER_SAMPLES] for name, array in feeds.items()}
         results = compare_layers(reference, session, some)
     notes = _place_notes(place, artifact.name) or _device_notes(artifact.target.to_json(), place)
-    found = report.layers_report(artifact.manifest, results, _count(some), notes)
-    _emit(options, found, report.layers_text(found))
+    found = layers_report(artifact.manifest, results, _count(some), notes)
+    _emit(options, found, layers_text(found))
     return FINE if all(one["equal"] for one in found["tensors"]) else FAILED
 
 
@@ -638,7 +645,7 @@ def _inspect(options: Options) -> int:
     if options.asm:
         _print(assembly_lines(artifact))
     if not options.schedule and not options.asm:
-        _print(report.inspect_text(artifact.manifest))
+        _print(inspect_text(artifact.manifest))
     return FINE
 
 
@@ -709,8 +716,8 @@ def _replay(options: Options) -> int:
         for path in options.files:
             results.append(replay(path, check=options.check))
             progress(1)
-    found = report.replay_report(options.files, results)
-    _emit(options, found, report.replay_text(found))
+    found = replay_report(options.files, results)
+    _emit(options, found, replay_text(found))
     return FINE if all(one["passed"] for one in found["launches"]) else FAILED
 
 
@@ -727,7 +734,7 @@ def _selftest(options: Options) -> int:
     if options.output or options.bitstream:
         raise UsageError("--output and --bitstream are for hardware: --device board or emulator")
     results = run_selftest(target, device, _selftest_program)
-    return _judge_tests(options, report.tests_report(
+    return _judge_tests(options, tests_report(
         target.name, results, notes=_device_notes(target.to_json(), device)
     ))
 
@@ -745,7 +752,7 @@ def _selftest_hardware(options: Options, target: Target, device: str) -> int:
         found = probe_board(board, lambda name: progress(1))
     if not found.passed:
         note = "No program was run, nothing written: models would not compute right on this board"
-        return _judge_tests(options, report.tests_report(target.name, [], found, [note]))
+        return _judge_tests(options, tests_report(target.name, [], found, [note]))
     mine = found.calibrated()
     with (
         closing(open_hardware(device, mine, options.bitstream)) as board,
@@ -756,7 +763,7 @@ def _selftest_hardware(options: Options, target: Target, device: str) -> int:
     if options.output:
         found.save(options.output)
         note = f"Written: {options.output}, for --target"
-    return _judge_tests(options, report.tests_report(target.name, results, found, [note]))
+    return _judge_tests(options, tests_report(target.name, results, found, [note]))
 
 
 def _judge_tests(options: Options, found: dict[str, Any]) -> int:
@@ -764,7 +771,7 @@ def _judge_tests(options: Options, found: dict[str, Any]) -> int:
 
     Programs too large for the hardware are no failure, but one at least must have passed.
     """
-    _emit(options, found, report.tests_text(found))
+    _emit(options, found, tests_text(found))
     verdicts = {one["passed"] for one in found["tests"]}
     return FINE if True in verdicts and False not in verdicts else FAILED
 
@@ -979,7 +986,7 @@ def _judge(
     warnings: Sequence[str] = (),
 ) -> int:
     """Print the comparison; FAILED if bytes differ or a limit was given and is not kept."""
-    found = report.model_report(
+    found = model_report(
         manifest,
         manifest["target"]["TARGET"],
         comparison,
@@ -987,12 +994,12 @@ def _judge(
         warnings,
         notes,
     )
-    _emit(options, found, report.model_text(found))
+    _emit(options, found, model_text(found))
     if options.json and not options.quiet:
         for note in found["notes"]:
             _say(note)
     _warn(warnings)
-    problems = report.broken_limits(found, options.min_sqnr, options.max_drop)
+    problems = broken_limits(found, options.min_sqnr, options.max_drop)
     for problem in problems:
         print(f"deploy: failed: {problem}", file=sys.stderr)
     return FAILED if problems else FINE
@@ -1031,7 +1038,13 @@ def _say(message: str) -> None:
 def _warn(warnings: Sequence[str]) -> None:
     """Warnings go to stderr, framed: before the report and again after it."""
     for warning in warnings:
-        print("\n".join(report.banner(warning)), file=sys.stderr)
+        print("\n".join(_banner(warning)), file=sys.stderr)
+
+
+def _banner(message: str) -> list[str]:
+    """A warning that cannot be overlooked."""
+    rule = "*" * min(100, max(40, len(message) + 11))
+    return [rule, f"* WARNING: {message}", rule]
 
 
 @contextmanager

@@ -17,9 +17,12 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from vtaflow import __version__, cli, report
+from vtaflow import __version__, cli
 from vtaflow.backend.artifact import Artifact
 from vtaflow.backend.target import Target
+from vtaflow.report.inspect import inspect_text
+from vtaflow.report.model import broken_limits, model_report, model_text
+from vtaflow.report.tables import table
 from vtaflow.runtime import selftest
 from vtaflow.runtime.comparison import Accuracy, Comparison, compare_tensors
 from vtaflow.runtime.counters import COUNTERS
@@ -623,32 +626,32 @@ def test_no_bars_where_nobody_watches(deploy: Deploy) -> None:
 
 
 def test_tables_are_aligned() -> None:
-    lines = report.table(("name", "n"), [("a", 5), ("longer", 1234), ("b", "-")])
+    lines = table(("name", "n"), [("a", 5), ("longer", 1234), ("b", "-")])
     assert lines == ["  name       n", "  a          5", "  longer  1234", "  b          -"]
-    assert report.table(("name",), []) == ["  (none)"]
+    assert table(("name",), []) == ["  (none)"]
 
 
 def test_perfect_and_missing_values_have_no_number() -> None:
     one = np.ones((2, 3))
     same = compare_tensors("y", one, one)
     comparison = Comparison((same,), (), Accuracy(0.5, 0.25), {}, 1, 2, 0.1, 0.1, "ort")
-    found = report.model_report(example()[0], "sim", comparison, 0.5)
+    found = model_report(example()[0], "sim", comparison, 0.5)
     assert json.loads(json.dumps(found, allow_nan=False))["outputs"]["y"]["sqnr_db"] is None
     assert found["layers"][0]["sqnr_db"] is None
-    assert report.broken_limits(found, 10, 30) == []
-    assert report.broken_limits(found, None, 20) == ["accuracy dropped by 25.00 points, limit 20"]
-    text = "\n".join(report.model_text(found))
+    assert broken_limits(found, 10, 30) == []
+    assert broken_limits(found, None, 20) == ["accuracy dropped by 25.00 points, limit 20"]
+    text = "\n".join(model_text(found))
     assert "difference in points   -25.00" in text
 
 
 def test_the_banner_cannot_be_overlooked() -> None:
-    lines = report.banner("no data")
+    lines = cli._banner("no data")
     assert lines[1] == "* WARNING: no data"
     assert set(lines[0]) == {"*"} and len(lines[0]) >= 40
 
 
 def test_inspection_shows_notes_and_quantisation() -> None:
     manifest: Manifest = {**example()[0], "preprocessing": {"x": {"scale": 2}}}
-    text = "\n".join(report.inspect_text(manifest))
+    text = "\n".join(inspect_text(manifest))
     assert "Preprocessing of x: {'scale': 2}" in text
     assert "launch 0: 2 instructions" in text
