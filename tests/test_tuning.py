@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from onnx import helper
 
-from vtaflow import cli, compiler
+from vtaflow import compiler
 from vtaflow.backend.isa import Isa
 from vtaflow.backend.target import Target
 from vtaflow.backend.timing import schedule as schedule_stream
+from vtaflow.cli.outcome import INTERRUPTED
 from vtaflow.compiler import CompileOptions, compile
 from vtaflow.errors import ScheduleError, WorkerError
 from vtaflow.graph.graph import Graph
@@ -302,5 +303,5 @@ def test_ctrl_c_keeps_what_was_found(deploy: Deploy, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr("vtaflow.tuning.entry_of", interrupted)
     found = deploy("tune", "net.onnx", "--trials", "2", "--processes", "1", "--log", "s.log")
-    assert found.code == cli.INTERRUPTED
+    assert found.code == INTERRUPTED
     assert len(Path("s.log").read_text().splitlines()) == 1
