@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ...report.tuning import tuning_report, tuning_text
 from ..compilation import compile_options
@@ -13,6 +16,12 @@ from ..outcome import FINE, UsageError
 from ..output import emit, progress_bar
 from ..place import load_target
 from ..samples import calibration_samples, count, model_source
+
+if TYPE_CHECKING:
+    from ...backend.target import Target
+    from ...runtime.preprocessing import Array
+    from ...runtime.recipe import Recipe
+    from ...workers import Workers
 
 TRIALS = 64
 
@@ -34,8 +43,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: Options) -> int:
-    """Search for schedules and keep them in the log. Raises VtaflowError."""
-    from ...tuning import open_tuning, rows
+    """Search for schedules of what a compilation would have on VTA. Raises VtaflowError."""
+    from ...compiler import moving_to_host
     from ...workers import workers
 
     if options.scheduler and options.processes:
@@ -43,17 +52,31 @@ def run(options: Options) -> int:
     began, target = time.perf_counter(), load_target(options.target)
     recipe, inputs = model_source(options)
     calibration = calibration_samples(options, recipe, inputs)
-    with progress_bar(options, count(calibration or {}), "calibrating") as progress:
-        compiling = compile_options(options, recipe, progress)
-        tuning, keep = open_tuning(options.model, target, calibration, compiling, options.trials)
-    with (
-        workers(options.processes, options.scheduler) as crew,
-        progress_bar(options, tuning.left, "tuning") as progress,
-    ):
-        found = rows(tuning.run(crew, keep, progress))
+    with workers(options.processes, options.scheduler) as crew:
+        found = moving_to_host(partial(_search, options, target, recipe, calibration, crew))
     seconds = time.perf_counter() - began
     result = tuning_report(
         Path(options.model).stem, target.name, options.trials, crew.width, found, seconds
     )
     emit(options, result, tuning_text(result))
     return FINE
+
+
+def _search(
+    options: Options,
+    target: Target,
+    recipe: Recipe,
+    calibration: dict[str, Array] | None,
+    crew: Workers,
+    too_large: Mapping[str, str],
+) -> list[dict[str, Any]]:
+    """A row for every distinct layer; raises NoTileError for one that must go to the host."""
+    from ...tuning import open_tuning, rows
+
+    with progress_bar(options, count(calibration or {}), "calibrating") as progress:
+        compiling = compile_options(options, recipe, progress)
+        tuning, keep = open_tuning(
+            options.model, target, calibration, compiling, options.trials, too_large
+        )
+    with progress_bar(options, tuning.left, "tuning") as progress:
+        return rows(tuning.run(crew, keep, progress))
