@@ -88,8 +88,8 @@ class Tuning:
     ) -> list[Tuned]:
         """Decide the other layers. `keep` is called after each, `progress` with trials done.
 
-        Raises NoTileError for a layer that no schedule fits, before any layer is timed, and
-        ScheduleError for one whose schedules the checker refuses.
+        Raises NoTileError for a layer that no schedule fits, which shows early, and ScheduleError
+        for one whose schedules the checker refuses.
         """
         rest = [index for index in range(len(self.groups)) if index not in self.decided]
         layers = [self.groups[index][0] for index in rest]
