@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -50,6 +50,8 @@ from .schedules import fusion, log_file
 from .schedules.legality import accepts_on
 from .schedules.model import LaunchStep, Lowered, lower
 from .schedules.search import ScheduleLog
+
+Result = TypeVar("Result")
 
 CHECK_BASE = 0x0100_0000
 """Physical address at which streams are checked; the loader checks again at its own."""
@@ -171,20 +173,36 @@ def _scheduled(
     options: CompileOptions,
 ) -> tuple[Graphs, Lowered, Program]:
     """The stages of `compile` but for the artifact; what has no tile goes to the host."""
-    too_large: dict[str, str] = {}
-    while True:
+
+    def attempt(too_large: Mapping[str, str]) -> tuple[Graphs, Lowered, Program]:
         log = log_file.load(options.log)
         graphs = prepare(model, target, calibration, options, too_large)
         graphs = replace(graphs, integer=_pools_fused(graphs.integer, target, options, log))
         try:
             return (graphs, *_program(graphs.integer, target, options, log))
+        except NoTileError:
+            raise
+        except (ArenaError, ScheduleError, StreamError):
+            # A decision may fit its layer and yet break a rule; whoever wrote it, models compile.
+            return (graphs, *_program(graphs.integer, target, options, ScheduleLog()))
+
+    return moving_to_host(attempt)
+
+
+def moving_to_host(attempt: Callable[[Mapping[str, str]], Result]) -> Result:
+    """What `attempt` returns once the ONNX nodes that no tile fits are on the host.
+
+    It is called with those known so far and why, as `prepare` takes them, until it raises no
+    NoTileError. One about nodes that are on the host already is passed on.
+    """
+    too_large: dict[str, str] = {}
+    while True:
+        try:
+            return attempt(too_large)
         except NoTileError as error:
             if too_large.keys() >= set(error.origin):
                 raise
             too_large.update(dict.fromkeys(error.origin, error.reason))
-        except (ArenaError, ScheduleError, StreamError):
-            # A decision may fit its layer and yet break a rule; whoever wrote it, models compile.
-            return (graphs, *_program(graphs.integer, target, options, ScheduleLog()))
 
 
 def _pools_fused(

@@ -10,7 +10,7 @@ timing change, after raising `VERSION` in schedules/search.py.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 from tqdm import tqdm
 
 from .backend.target import Target
-from .compiler import CompileOptions, prepare
+from .compiler import CompileOptions, moving_to_host, prepare
 from .models import BUILDERS
 from .models.onnx_writer import write_model
 from .schedules.log_file import SHIPPED
@@ -64,9 +64,14 @@ def _tune(path: Path, log: ScheduleLog, trials: int, crew: Workers) -> None:
     """Add the decisions of one network."""
     target = replace(Target.load(TARGET), dram_bytes=DRAM_BYTES)
     options = CompileOptions(random_samples=RANDOM_SAMPLES, bias_correction=False)
-    tuning = Tuning.of(prepare(path, target, None, options).integer, target, log, trials)
-    with tqdm(total=tuning.left, desc=path.stem) as bar:
-        tuning.run(crew, progress=bar.update)
+
+    def attempt(too_large: Mapping[str, str]) -> None:
+        graph = prepare(path, target, None, options, too_large).integer
+        tuning = Tuning.of(graph, target, log, trials)
+        with tqdm(total=tuning.left, desc=path.stem) as bar:
+            tuning.run(crew, progress=bar.update)
+
+    moving_to_host(attempt)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ from .schedules.search import (
     shortlist,
 )
 from .schedules.template import Layer
-from .schedules.trials import Outline, Ranking, rank, settle, templates_of, time_all
+from .schedules.trials import Outline, Ranking, no_tile, rank, settle, templates_of, time_all
 from .workers import Workers
 
 CHUNK = 4
@@ -99,7 +99,8 @@ class Tuning:
     ) -> list[Tuned]:
         """Decide the other layers. `keep` is called after each, `progress` with trials done.
 
-        Raises ScheduleError for a layer that no schedule fits.
+        Raises NoTileError for a layer that no schedule fits, which shows early, and ScheduleError
+        for one whose schedules the checker refuses.
         """
         rest = [index for index in range(len(self.groups)) if index not in self.decided]
         layers = [self.groups[index][0] for index in rest]
@@ -134,8 +135,11 @@ def open_tuning(
     calibration: Mapping[str, Array] | None,
     options: CompileOptions,
     trials: int,
+    too_large: Mapping[str, str] | None = None,
 ) -> tuple[Tuning, Callable[[], None]]:
     """The tuning of an ONNX file with the log of `options`, and what appends to that log.
+
+    `too_large` is that of `compiler.prepare`.
 
     Without calibration data a few random samples tell the layers: their numbers do not matter.
     Raises a VtaflowError for whatever the user can mend, OSError for a log that is of no use.
@@ -145,7 +149,7 @@ def open_tuning(
     log_file.append(log, path)  # an hour's search should not end with a file that cannot be written
     if calibration is None:
         options = replace(options, random_samples=RANDOM_SAMPLES, bias_correction=False)
-    graph = prepare(model, target, calibration, options).integer
+    graph = prepare(model, target, calibration, options, too_large).integer
     tuning = Tuning.of(graph, target, log, trials, options.keep_intermediates)
     return tuning, partial(log_file.append, log, path)
 
@@ -170,8 +174,6 @@ class _Search:
 
         The others follow in case the checker refuses all of those.
         """
-        if not self.timed:
-            return [], 0
         order = fastest_first(self.timed)
         default = fastest_first(self.timed[: shortlist(self.layer)])[0]
         ahead = order[: min(order.index(default), FINALISTS - 1)]
@@ -183,7 +185,7 @@ class _Search:
         if position is None:
             node = self.layer.node
             raise ScheduleError(
-                f"layer {node.name!r} ({node.op}): no template has a tile that fits"
+                f"layer {node.name!r} ({node.op}): the checker refuses every schedule tried"
             )
         chosen = self.finalists()[0][position]
         return entry_of(self.layer, self.ranking.schedules, self.timed, chosen, trials)
@@ -209,7 +211,10 @@ def search(
     workers: Workers,
     progress: Callable[[int], object],
 ) -> Iterator[tuple[int, Entry]]:
-    """The decision for each layer by its position, as soon as it is known."""
+    """The decision for each layer by its position, as soon as it is known.
+
+    Raises NoTileError. All layers are ranked first, so that this comes before the long work.
+    """
     searches = [_Search(layer, Outline.of(layer)) for layer in layers]
     waiting = deque(_Work(index, RANK) for index in range(len(layers)))
     running: dict[Future[Any], _Work] = {}
@@ -224,26 +229,26 @@ def search(
             if work.step == SETTLE:
                 yield work.index, one.settled(result, trials)
                 continue
-            done = _note(one, work, result, trials)
-            progress(done)
-            waiting.extendleft(reversed(_next(one, work)))
+            progress(_note(one, work, result, trials))
+            if work.step == RANK:
+                chunks = range(0, len(one.ranking.schedules), CHUNK)
+                waiting.extend(_Work(work.index, TIME, first) for first in chunks)
+            elif len(one.cycles) == len(one.ranking.schedules):
+                waiting.appendleft(_Work(work.index, SETTLE))
 
 
 def _note(one: _Search, work: _Work, result: Any, trials: int) -> int:
-    """Keep what a piece found; the trials that it did, or that there is nothing for."""
+    """Keep what a piece found; the trials that it did, or that there is nothing for.
+
+    Raises NoTileError for a layer without a schedule.
+    """
     if work.step == RANK:
+        if not result.schedules:
+            raise no_tile(one.layer)
         one.ranking = result
         return trials - len(result.schedules)
     one.cycles |= dict(enumerate(result, work.first))
     return len(result)
-
-
-def _next(one: _Search, work: _Work) -> list[_Work]:
-    """What a piece makes possible."""
-    count = len(one.ranking.schedules)
-    if work.step == RANK and count:
-        return [_Work(work.index, TIME, first) for first in range(0, count, CHUNK)]
-    return [_Work(work.index, SETTLE)] if len(one.cycles) == count else []
 
 
 def _submit(

@@ -18,11 +18,11 @@ import os
 import resource
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from stopwatch import best_seconds
 
 import vtaflow
 from vtaflow.backend.commands import Memory
@@ -33,6 +33,8 @@ from vtaflow.models.onnx_writer import write_model
 
 PICTURES = 32
 BATCHES = (1, 8)
+LEAST = 2.0
+"""Seconds that a figure is measured for."""
 
 
 def pictures(model: Path, count: int) -> dict[str, Any]:
@@ -80,16 +82,6 @@ def estimates(compiled: CompiledModel) -> dict[str, Any]:
     }
 
 
-def best_seconds(run: Callable[[], object], least: float = 2.0) -> float:
-    """The shortest of the runs that fit in `least` seconds, at least three."""
-    times: list[float] = []
-    while len(times) < 3 or sum(times) < least:
-        began = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - began)
-    return min(times)
-
-
 def simulate(model: Path, artifact: Path) -> dict[str, Any]:
     """Seconds an image, and the counters of one."""
     session = vtaflow.InferenceSession(artifact)
@@ -97,8 +89,8 @@ def simulate(model: Path, artifact: Path) -> dict[str, Any]:
     row: dict[str, Any] = {}
     for batch in BATCHES:
         feeds = pictures(model, batch)
-        simulator = best_seconds(lambda feeds=feeds: session.run(None, feeds)) / batch
-        floats = best_seconds(lambda feeds=feeds: reference.run(feeds)) / batch
+        simulator = best_seconds(lambda feeds=feeds: session.run(None, feeds), LEAST) / batch
+        floats = best_seconds(lambda feeds=feeds: reference.run(feeds), LEAST) / batch
         row[f"simulator_seconds_at_{batch}"] = simulator
         row[f"{reference.name}_seconds_at_{batch}"] = floats
         row[f"ratio_at_{batch}"] = simulator / floats

@@ -10,27 +10,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from stopwatch import best_seconds
 
 import vtaflow
 from vtaflow.frontend.reference import cpu_reference
 
 BATCHES = (1, 16, 256)
+LEAST = 0.5
+"""Seconds that a figure is measured for."""
 DEFAULT = Path(__file__).parent.parent / "models" / "fashion_mlp.onnx"
-
-
-def best_seconds(run: Callable[[], object], least: float = 0.5) -> float:
-    """The shortest of the runs that fit in `least` seconds, at least three."""
-    times: list[float] = []
-    while len(times) < 3 or sum(times) < least:
-        began = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - began)
-    return min(times)
 
 
 def measure(model: Path) -> list[dict[str, float]]:
@@ -43,8 +34,8 @@ def measure(model: Path) -> list[dict[str, float]]:
     for batch in BATCHES:
         random = np.random.default_rng(batch)
         feeds = {tensor.name: random.random((batch, *tensor.sample), np.float32)}
-        simulator = best_seconds(lambda feeds=feeds: session.run(None, feeds))
-        floats = best_seconds(lambda feeds=feeds: reference.run(feeds))
+        simulator = best_seconds(lambda feeds=feeds: session.run(None, feeds), LEAST)
+        floats = best_seconds(lambda feeds=feeds: reference.run(feeds), LEAST)
         rows.append(
             {
                 "batch": batch,
@@ -61,7 +52,7 @@ def main() -> None:
     parser.add_argument("model", nargs="?", type=Path, default=DEFAULT)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    seconds = best_seconds(lambda: vtaflow.compile(arguments.model, target="sim"))
+    seconds = best_seconds(lambda: vtaflow.compile(arguments.model, target="sim"), LEAST)
     rows = measure(arguments.model)
     if arguments.json:
         print(json.dumps({"compile_seconds": seconds, "rows": rows}))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ..report import decibels, number, percent, table
+from ..report.tables import decibels, number, percent, table
 from .activity import BUSY
 from .rows import PARTS
 

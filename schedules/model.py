@@ -13,7 +13,7 @@ from typing import Any
 
 from ..backend.commands import Buffer, Command, Load, Memory, Store
 from ..backend.target import Target
-from ..errors import NoTileError, ScheduleError
+from ..errors import ScheduleError
 from ..graph.graph import Graph, Node
 from ..ops import fused_pool, shortcut
 from ..ops.convolution import output_shape
@@ -23,7 +23,7 @@ from .emitter import Emitter
 from .places import Place, find_places
 from .search import ScheduleLog, choose, layer_key
 from .template import Layer, Template
-from .trials import templates_of
+from .trials import no_tile, templates_of
 
 
 @dataclass(frozen=True)
@@ -261,19 +261,13 @@ def _choose(
     layer: Layer, target: Target, wanted: Mapping[str, Any], log: ScheduleLog
 ) -> tuple[Template, Any]:
     """The template and the fastest schedule, or the one that `wanted` describes."""
-    reasons = []
     for template in templates_of(layer):
         if wanted:
             return template, template.override(layer, target, wanted)
         chosen = choose(template, layer, target, log)
         if chosen is not None:
             return template, chosen
-        reasons.append(f"the {template.name} template finds no tile that fits")
-    raise NoTileError(
-        f"{layer.node.name!r} ({layer.node.op})",
-        layer.node.origin,
-        "; ".join(reasons) or "no template lowers it",
-    )
+    raise no_tile(layer)
 
 
 def _macs(layer: Layer) -> int:

@@ -15,6 +15,7 @@ import numpy as np
 from ..backend import checker
 from ..backend.program import Program, bind
 from ..backend.target import Target
+from ..errors import NoTileError
 from ..ops.types import Array
 from . import TEMPLATES
 from .conv_shape import is_uniform
@@ -78,6 +79,16 @@ class Ranking:
 def templates_of(layer: Layer) -> tuple[Template, ...]:
     """The templates that may lower a layer, the preferred one first."""
     return tuple(one for one in TEMPLATES if one.device_op == layer.node.op)
+
+
+def no_tile(layer: Layer) -> NoTileError:
+    """The error about a layer that none of its templates has a tile for."""
+    reasons = [f"the {one.name} template finds no tile that fits" for one in templates_of(layer)]
+    return NoTileError(
+        f"{layer.node.name!r} ({layer.node.op})",
+        layer.node.origin,
+        "; ".join(reasons) or "no template lowers it",
+    )
 
 
 def rank(outline: Outline, target: Target, count: int) -> Ranking:

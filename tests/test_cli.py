@@ -17,9 +17,16 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from vtaflow import __version__, cli, report
+from vtaflow import __version__, cli
 from vtaflow.backend.artifact import Artifact
 from vtaflow.backend.target import Target
+from vtaflow.cli import samples
+from vtaflow.cli.outcome import BROKEN_PIPE, INTERRUPTED, UsageError
+from vtaflow.cli.output import banner
+from vtaflow.cli.verbs import VERBS
+from vtaflow.report.inspect import inspect_text
+from vtaflow.report.model import broken_limits, model_report, model_text
+from vtaflow.report.tables import table
 from vtaflow.runtime import selftest
 from vtaflow.runtime.comparison import Accuracy, Comparison, compare_tensors
 from vtaflow.runtime.counters import COUNTERS
@@ -411,7 +418,7 @@ sys.exit(main({[*verb, model]!r}))
 def test_help_and_version(deploy: Deploy) -> None:
     found = deploy("--help")
     assert found.code == 0
-    for verb in cli.VERBS:
+    for verb in VERBS:
         assert verb.name in found.out
         assert deploy(verb.name, "--help").code == 0
     assert deploy("--version").out == f"vtaflow {__version__}\n"
@@ -556,7 +563,7 @@ def test_not_enough_memory(deploy: Deploy, monkeypatch: pytest.MonkeyPatch) -> N
     def give_up(_: Any) -> Any:
         raise MemoryError
 
-    monkeypatch.setattr(cli, "find_recipe", give_up)
+    monkeypatch.setattr(samples, "find_recipe", give_up)
     refused(deploy("net.onnx"), "not enough memory")
 
 
@@ -564,9 +571,9 @@ def test_an_error_of_several_lines_becomes_one(
     deploy: Deploy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(_: Any) -> Any:
-        raise cli.UsageError("first\nsecond")
+        raise UsageError("first\nsecond")
 
-    monkeypatch.setattr(cli, "find_recipe", fail)
+    monkeypatch.setattr(samples, "find_recipe", fail)
     refused(deploy("net.onnx"), "first second")
 
 
@@ -574,7 +581,7 @@ def test_a_bug_keeps_its_traceback(deploy: Deploy, monkeypatch: pytest.MonkeyPat
     def fail(_: Any) -> Any:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(cli, "find_recipe", fail)
+    monkeypatch.setattr(samples, "find_recipe", fail)
     with pytest.raises(ZeroDivisionError):
         deploy("net.onnx")
 
@@ -598,7 +605,7 @@ def test_a_reader_that_goes_away(deploy: Deploy) -> None:
     assert process.stdout is not None and process.stderr is not None
     process.stdout.close()
     assert process.stderr.read() == ""
-    assert process.wait() == cli.BROKEN_PIPE
+    assert process.wait() == BROKEN_PIPE
     process.stderr.close()
 
 
@@ -608,7 +615,7 @@ def test_control_c(deploy: Deploy) -> None:
         assert process.poll() is None
     process.send_signal(signal.SIGINT)
     out, err = process.communicate()
-    assert (process.returncode, out, err) == (cli.INTERRUPTED, "", "deploy: interrupted\n")
+    assert (process.returncode, out, err) == (INTERRUPTED, "", "deploy: interrupted\n")
 
 
 def test_no_bars_where_nobody_watches(deploy: Deploy) -> None:
@@ -623,32 +630,32 @@ def test_no_bars_where_nobody_watches(deploy: Deploy) -> None:
 
 
 def test_tables_are_aligned() -> None:
-    lines = report.table(("name", "n"), [("a", 5), ("longer", 1234), ("b", "-")])
+    lines = table(("name", "n"), [("a", 5), ("longer", 1234), ("b", "-")])
     assert lines == ["  name       n", "  a          5", "  longer  1234", "  b          -"]
-    assert report.table(("name",), []) == ["  (none)"]
+    assert table(("name",), []) == ["  (none)"]
 
 
 def test_perfect_and_missing_values_have_no_number() -> None:
     one = np.ones((2, 3))
     same = compare_tensors("y", one, one)
     comparison = Comparison((same,), (), Accuracy(0.5, 0.25), {}, 1, 2, 0.1, 0.1, "ort")
-    found = report.model_report(example()[0], "sim", comparison, 0.5)
+    found = model_report(example()[0], "sim", comparison, 0.5)
     assert json.loads(json.dumps(found, allow_nan=False))["outputs"]["y"]["sqnr_db"] is None
     assert found["layers"][0]["sqnr_db"] is None
-    assert report.broken_limits(found, 10, 30) == []
-    assert report.broken_limits(found, None, 20) == ["accuracy dropped by 25.00 points, limit 20"]
-    text = "\n".join(report.model_text(found))
+    assert broken_limits(found, 10, 30) == []
+    assert broken_limits(found, None, 20) == ["accuracy dropped by 25.00 points, limit 20"]
+    text = "\n".join(model_text(found))
     assert "difference in points   -25.00" in text
 
 
 def test_the_banner_cannot_be_overlooked() -> None:
-    lines = report.banner("no data")
+    lines = banner("no data")
     assert lines[1] == "* WARNING: no data"
     assert set(lines[0]) == {"*"} and len(lines[0]) >= 40
 
 
 def test_inspection_shows_notes_and_quantisation() -> None:
     manifest: Manifest = {**example()[0], "preprocessing": {"x": {"scale": 2}}}
-    text = "\n".join(report.inspect_text(manifest))
+    text = "\n".join(inspect_text(manifest))
     assert "Preprocessing of x: {'scale': 2}" in text
     assert "launch 0: 2 instructions" in text

@@ -22,21 +22,9 @@ from vtaflow.runtime.session import InferenceSession
 from vtaflow.runtime.simdevice import SimDevice
 
 from .onnx_models import build, node
+from .targets import PYNQ, geometries
 
-PYNQ = Target.load("pynq")
-TARGETS = {
-    "default": PYNQ,
-    "batch 2": replace(PYNQ, log_batch=1),
-    "batch 4, block 8": replace(
-        PYNQ, log_batch=2, log_block=3, log_inp_buff_size=16, log_wgt_buff_size=16,
-        log_acc_buff_size=18,
-    ),
-    "block 32": replace(PYNQ, log_block=5, log_inp_buff_size=16, log_wgt_buff_size=19),
-    "small memories": replace(
-        PYNQ, log_uop_buff_size=12, log_inp_buff_size=11, log_wgt_buff_size=14,
-        log_acc_buff_size=12,
-    ),
-}
+TARGETS = geometries(least_inputs=11)
 ACTIVATIONS = ("none", "Relu", "Clip", "Sigmoid", "Tanh")
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from vtaflow.cli.verbs import ONE_SHOT, VERBS
 from vtaflow.models import BUILDERS
 
 if sys.version_info >= (3, 11):
@@ -115,6 +116,11 @@ def test_passes_are_used() -> None:
                 used |= {alias.name for alias in node.names}
     stems = {path.stem for path in (ROOT / "graph/passes").glob("*.py")} - {"__init__"}
     assert stems - used - {"simplify"} == set()
+
+
+def test_verbs_are_the_modules_of_the_command_line() -> None:
+    modules = {verb.module for verb in (ONE_SHOT, *VERBS)}
+    assert modules | {"__init__"} == {path.stem for path in (ROOT / "cli/verbs").glob("*.py")}
 
 
 def test_builders_are_the_modules_of_models() -> None:

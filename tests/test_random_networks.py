@@ -26,21 +26,9 @@ from vtaflow.runtime.simdevice import SimDevice
 
 from .oracles import check, onnxruntime_says
 from .random_networks import Network, networks, numbered
+from .targets import geometries
 
-PYNQ = Target.load("pynq")
-TARGETS = {
-    "default": PYNQ,
-    "batch 2": replace(PYNQ, log_batch=1),
-    "batch 4, block 8": replace(
-        PYNQ, log_batch=2, log_block=3, log_inp_buff_size=16, log_wgt_buff_size=16,
-        log_acc_buff_size=18,
-    ),
-    "block 32": replace(PYNQ, log_block=5, log_inp_buff_size=16, log_wgt_buff_size=19),
-    "small memories": replace(
-        PYNQ, log_uop_buff_size=12, log_inp_buff_size=14, log_wgt_buff_size=14,
-        log_acc_buff_size=12,
-    ),
-}
+TARGETS = geometries(least_inputs=14)
 CALIBRATION_SAMPLES = 6
 LEAST_SQNR_DB = 15.0
 """Of every layer beside the float layer, on the samples that calibrated it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,13 @@ import numpy as np
 import pytest
 from onnx import helper
 
-from vtaflow import cli, compiler
+from vtaflow import compiler
 from vtaflow.backend.isa import Isa
 from vtaflow.backend.target import Target
 from vtaflow.backend.timing import schedule as schedule_stream
+from vtaflow.cli.outcome import INTERRUPTED
 from vtaflow.compiler import CompileOptions, compile
-from vtaflow.errors import ScheduleError, WorkerError
+from vtaflow.errors import NoTileError, ScheduleError, WorkerError
 from vtaflow.graph.graph import Graph
 from vtaflow.schedules import log_file, search, trials
 from vtaflow.schedules.model import distinct_layers
@@ -60,6 +62,21 @@ def write_net(path: Path) -> Path:
         nodes.append(helper.make_node("Relu", [f"{result}0"], [result], f"relu_{name}"))
     constants = {key: array.astype(np.float32) / 9 for key, array in weights.items()}
     model = build(nodes, constants, {"x": ("N", 3, 9, 10)}, {"r": None})
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def write_wide_net(path: Path) -> Path:
+    """Two convolutions; `wide` looks at 25 x 25 pixels, too many for small memories."""
+    random = np.random.default_rng(0)
+    constants = {"v": (20, 3, 1, 1), "w": (20, 20, 9, 9)}
+    nodes = [
+        helper.make_node("Conv", ["x", "v"], ["p"], "narrow"),
+        helper.make_node("Conv", ["p", "w"], ["y"], "wide", dilations=[3, 3]),
+    ]
+    weights = {key: random.standard_normal(shape) for key, shape in constants.items()}
+    kernels = {key: array.astype(np.float32) / 9 for key, array in weights.items()}
+    model = build(nodes, kernels, {"x": ("N", 3, 40, 40)}, {"y": None})
     path.write_bytes(model.SerializeToString())
     return path
 
@@ -158,10 +175,29 @@ def test_a_schedule_that_the_checker_refuses_is_passed_over(
     assert next(verdicts, None) is None
 
 
-def test_a_layer_that_no_schedule_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_layer_that_the_checker_always_refuses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(trials, "clean", lambda *_: False)
-    with pytest.raises(ScheduleError, match="layer '[ab]' .* no template has a tile that fits"):
+    with pytest.raises(ScheduleError, match="layer '[ab]' .* the checker refuses every schedule"):
         tuned(net_graph(tmp_path), count=2)
+
+
+def test_a_layer_that_no_tile_fits_is_found_before_any_is_timed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = replace(PYNQ, log_inp_buff_size=11, log_acc_buff_size=13)
+    path = write_wide_net(tmp_path / "net.onnx")
+    graph = compiler.prepare(path, small, None, CompileOptions(random_samples=2)).integer
+    monkeypatch.setattr(trials, "measure", None)
+    work = Tuning.of(graph, small, ScheduleLog(), TRIALS)
+    with (
+        workers(1) as crew,
+        pytest.raises(NoTileError, match="'wide' .* finds no tile that fits") as caught,
+    ):
+        work.run(crew)
+    assert caught.value.origin == ("wide",)
+    assert work.decided == {}
 
 
 def test_two_in_a_row_take_longer_than_one_but_not_twice() -> None:
@@ -272,6 +308,20 @@ def test_the_next_compilation_takes_the_log(deploy: Deploy) -> None:
     ]
 
 
+def test_the_command_tunes_what_a_compilation_has_on_vta(deploy: Deploy) -> None:
+    write_wide_net(Path("wide.onnx"))
+    small = replace(PYNQ, name="small", log_inp_buff_size=11, log_acc_buff_size=13)
+    Path("small.json").write_text(json.dumps(small.to_json()))
+    shared = ("wide.onnx", "--target", "small.json", "--log", "s.log", "--json")
+    tuned = deploy("tune", *shared, "--trials", "2", "--processes", "1")
+    assert (tuned.code, tuned.err) == (0, "")
+    compiled = deploy("compile", *shared).json
+    assert [row["device"] for row in compiled["placement"]] == ["vta", "host"]
+    assert [row["layer"] for row in tuned.json["layers"]] == ["narrow"]
+    assert [row["name"] for row in compiled["layers"]] == ["narrow"]
+    assert tuned.json["searched"] == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -302,5 +352,5 @@ def test_ctrl_c_keeps_what_was_found(deploy: Deploy, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr("vtaflow.tuning.entry_of", interrupted)
     found = deploy("tune", "net.onnx", "--trials", "2", "--processes", "1", "--log", "s.log")
-    assert found.code == cli.INTERRUPTED
+    assert found.code == INTERRUPTED
     assert len(Path("s.log").read_text().splitlines()) == 1
