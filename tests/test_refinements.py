@@ -8,7 +8,7 @@ import pytest
 from vtaflow.graph.calibration import calibrate
 from vtaflow.graph.graph import Graph
 from vtaflow.graph.interpret import interpret
-from vtaflow.graph.passes.equalise import equalise
+from vtaflow.graph.passes.equalise import _histograms, _spans, equalise
 from vtaflow.graph.passes.quantise import quantise
 from vtaflow.graph.saturation import saturating
 from vtaflow.graph.weight_rounding import _upper_inverse
@@ -62,6 +62,16 @@ def test_equalisation_lessens_the_noise_of_unequal_channels() -> None:
     changed = equalise(graph, data)
     plain, even = (quantise(each, calibrate(each, data)) for each in (graph, changed))
     assert noise(graph, even, data) < 0.5 * noise(graph, plain, data)
+
+
+def test_a_channel_does_not_pay_for_a_few_large_values() -> None:
+    rows = np.random.default_rng(9).uniform(-1, 1, (3, 400_000))
+    rows[1, 0] = 4.0
+    rows[2] = 0.0
+    plain, peaked, empty = _spans(_histograms(rows))
+    assert 1.0 <= plain <= 2.0 ** (1 / 8)
+    assert peaked < 2.0
+    assert empty == 0.0
 
 
 def test_equalisation_needs_samples() -> None:
