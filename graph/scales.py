@@ -100,7 +100,9 @@ class _Plan:
             result = node.outputs[0]
             if node.device == "vta":
                 born.update(node.outputs)
-                if node.op in _KEEP:
+                if node.op == "MaxPool" and self._only_pooled(node, readers):
+                    self._tie(node.inputs[0], result)
+                elif node.op in _KEEP:
                     self._tie(result, node.inputs[0])
                 elif node.op == "Concat":
                     self._tie_concat(node, readers)
@@ -109,6 +111,15 @@ class _Plan:
             elif node.op in MOVES and node.inputs[0] in born:
                 born.update(node.outputs)
                 self._tie(result, node.inputs[0])
+
+    def _only_pooled(self, pool: Node, readers: Mapping[str, tuple[Node, ...]]) -> bool:
+        """Whether of the operand only the maxima count, so that their range is what matters.
+
+        Not where the model states the operand's range.
+        """
+        value = pool.inputs[0]
+        alone = readers[value] == (pool,) and value not in self.graph.outputs
+        return alone and value in self.calibration.seen
 
     def _tie_concat(self, node: Node, readers: Mapping[str, tuple[Node, ...]]) -> None:
         """Inputs that have no other way out take the scale of the result."""
