@@ -15,7 +15,7 @@ import numpy as np
 
 from ..errors import DataError
 from ..ops.types import Array, TensorType, bytes_of
-from .estimators import ESTIMATORS, STEPS, Histogram
+from .estimators import CLIPPED, ESTIMATORS, STEPS, Histogram
 from .graph import Graph
 from .interpret import interpret
 from .layers import device_layers
@@ -78,7 +78,7 @@ def calibrate(
             f"calibration method {method!r} is unknown; known are {', '.join(ESTIMATORS)}"
         )
     check_data(graph, data)
-    seen = {name: Histogram() for name in quantised_values(graph)}
+    seen = {name: _histogram(graph.types[name]) for name in quantised_values(graph)}
     few = min(_most_samples(graph, _SAMPLE_BYTES), len(next(iter(data.values()))))
     rows: dict[str, list[Array]] = {node.outputs[0]: [] for node in device_layers(graph)}
     start = 0
@@ -101,6 +101,11 @@ def calibrate(
     return found.with_limits(
         {name: bound for name, bound in bounds if limits.get(name, 0.0) > bound}
     )
+
+
+def _histogram(kind: TensorType) -> Histogram:
+    """An empty one for values of a type."""
+    return Histogram(CLIPPED if len(kind.shape) == 4 else 1.0)
 
 
 def quantised_values(graph: Graph) -> tuple[str, ...]:

@@ -19,6 +19,10 @@ STEPS = 127
 _LEVELS = STEPS + 1  # non-negative ones, for the entropy estimator
 _LEAST_BINS, _WELL_FILLED, _LEAST_KEPT = 512, 16, 0.99
 _PERCENTILE = 99.99
+CLIPPED = 3.0
+"""What a squared error by clipping counts in images, beside one by rounding. Errors of rounding
+have either sign and nearly cancel in a sum; what is clipped is always too small, and a kernel sums
+neighbours, of which the large ones lie together."""
 _SMALLEST = 1e-30  # as good as zero, and too small for float32 to divide by
 
 
@@ -26,10 +30,11 @@ class Histogram:
     """Counts of |x| in equal bins from 0 to `reach`, which doubles as larger values come.
 
     Exact zeros are counted apart: every scale represents them. `lowest` and `highest` are the
-    extremes with their signs.
+    extremes with their signs. `clipped` is what a squared error by clipping counts.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clipped: float = 1.0) -> None:
+        self.clipped = clipped
         self.reach = 0.0
         self.peak = 0.0
         self.lowest = 0.0
@@ -81,7 +86,7 @@ def mse(seen: Histogram, steps: int = STEPS) -> float:
     used = seen.counts > 0
     centres, counts = seen.centres[used], seen.counts[used].astype(np.float64)
     limits = seen.peak * np.exp2(-np.arange(160) / 32)
-    errors = [_noise(centres, counts, float(limit), steps) for limit in limits]
+    errors = [_noise(centres, counts, float(limit), steps, seen.clipped) for limit in limits]
     return float(limits[np.argmin(errors)])
 
 
@@ -93,13 +98,15 @@ def relative_noise(seen: Histogram, limit: float, steps: int = STEPS) -> float:
     used = seen.counts > 0
     centres, counts = seen.centres[used], seen.counts[used].astype(np.float64)
     power = counts @ centres**2
-    return float(_noise(centres, counts, limit, steps) / power) if power else 0.0
+    return float(_noise(centres, counts, limit, steps, seen.clipped) / power) if power else 0.0
 
 
-def _noise(centres: Array, counts: Array, limit: float, steps: int) -> float:
+def _noise(centres: Array, counts: Array, limit: float, steps: int, clipped: float) -> float:
     step = limit / steps
     quantised = np.minimum(np.rint(centres / step), steps) * step
-    return float(counts @ (centres - quantised) ** 2)
+    errors = (centres - quantised) ** 2
+    errors[centres > limit] *= clipped
+    return float(counts @ errors)
 
 
 def entropy(seen: Histogram, steps: int = STEPS) -> float:

@@ -17,7 +17,16 @@ from vtaflow.graph.calibration import (
     quantised_values,
     random_calibration,
 )
-from vtaflow.graph.estimators import BINS, ESTIMATORS, Histogram, entropy, minmax, mse, percentile
+from vtaflow.graph.estimators import (
+    BINS,
+    CLIPPED,
+    ESTIMATORS,
+    Histogram,
+    entropy,
+    minmax,
+    mse,
+    percentile,
+)
 from vtaflow.graph.graph import Graph, Node
 from vtaflow.graph.interpret import interpret
 from vtaflow.ops.types import Array, TensorType
@@ -25,17 +34,21 @@ from vtaflow.ops.types import Array, TensorType
 from .networks import Builder, mlp, normal
 
 
-def seen(*parts: ArrayLike) -> Histogram:
-    result = Histogram()
+def seen(*parts: ArrayLike, clipped: float = 1.0) -> Histogram:
+    result = Histogram(clipped)
     for part in parts:
         result.add(np.asarray(part, np.float32))
     return result
 
 
-def noise(values: Array, limit: float) -> float:
-    """Mean squared error of int8 quantisation with a limit, by the values themselves."""
+def noise(values: Array, limit: float, clipped: float = 1.0) -> float:
+    """Mean squared error of int8 quantisation with a limit, by the values themselves.
+
+    What the limit clips counts `clipped` times.
+    """
     step = limit / 127
-    return float(((values - np.clip(np.rint(values / step), -128, 127) * step) ** 2).mean())
+    errors = (values - np.clip(np.rint(values / step), -127, 127) * step) ** 2
+    return float((errors * np.where(np.abs(values) > limit, clipped, 1.0)).mean())
 
 
 # --- histograms and estimators ---------------------------------------------------------------
@@ -69,12 +82,14 @@ def test_minmax_and_percentile() -> None:
     assert percentile(seen([0.1, -2.0])) == 2.0
 
 
+@pytest.mark.parametrize("clipped", [1.0, CLIPPED])
 @pytest.mark.parametrize("kind", ["standard_normal", "standard_cauchy", "random", "laplace"])
-def test_mse_finds_the_best_limit(kind: str) -> None:
+def test_mse_finds_the_best_limit(kind: str, clipped: float) -> None:
     values = getattr(np.random.default_rng(3), kind)(size=20_000).astype(np.float32)
-    histogram = seen(values)
-    errors = [noise(values, limit) for limit in np.geomspace(histogram.peak / 30, histogram.peak)]
-    assert noise(values, mse(histogram)) <= 1.05 * min(errors)
+    histogram = seen(values, clipped=clipped)
+    limits = np.geomspace(histogram.peak / 30, histogram.peak)
+    errors = [noise(values, limit, clipped) for limit in limits]
+    assert noise(values, mse(histogram), clipped) <= 1.05 * min(errors)
 
 
 @pytest.mark.parametrize("samples, decibels", [(2_000, 30), (20_000, 36), (200_000, 36)])
