@@ -52,7 +52,7 @@ def conv_layer(case: ConvCase) -> Layer:
 
 
 def write_net(path: Path) -> Path:
-    """Three convolutions, two of them alike."""
+    """Three convolutions, two of them alike; shifts differ between the channels of each."""
     random = np.random.default_rng(0)
     shapes = {"a": (24, 3, 3, 3), "b": (24, 24, 3, 3), "c": (24, 24, 3, 3)}
     weights = {key: random.standard_normal(shape) for key, shape in shapes.items()}
@@ -60,7 +60,8 @@ def write_net(path: Path) -> Path:
     for value, name, result in (("x", "a", "p"), ("p", "b", "q"), ("q", "c", "r")):
         nodes.append(helper.make_node("Conv", [value, name], [f"{result}0"], name, pads=[1] * 4))
         nodes.append(helper.make_node("Relu", [f"{result}0"], [result], f"relu_{name}"))
-    constants = {key: array.astype(np.float32) / 9 for key, array in weights.items()}
+    sizes = np.resize([1 / 9, 4 / 9], (24, 1, 1, 1))
+    constants = {key: (array * sizes).astype(np.float32) for key, array in weights.items()}
     model = build(nodes, constants, {"x": ("N", 3, 9, 10)}, {"r": None})
     path.write_bytes(model.SerializeToString())
     return path
