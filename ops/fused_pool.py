@@ -5,7 +5,7 @@ the same prefix. `pool_name` and `pool_origin` say which layer it was before it 
 
 An epilogue without a residual keeps order: it adds a constant to all sums of a channel, shifts
 them alike and clips them. So the greatest sum becomes the greatest result, and a fused pool gives
-the same bytes as one behind the convolution.
+the same bytes as one behind the convolution, since no sum wraps: the quantiser bounds biases so.
 """
 
 from __future__ import annotations
