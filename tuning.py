@@ -47,20 +47,27 @@ RANDOM_SAMPLES = 2
 
 @dataclass(frozen=True)
 class Tuned:
-    """What was found for the layers `names`; `searched` now, or earlier."""
+    """What was found for the layers `names`; `searched` now, or earlier.
+
+    Of a pool and the convolution before it both ways are searched; `used` counts the layers that
+    a compilation then has.
+    """
 
     names: tuple[str, ...]
     entry: Entry
     searched: bool
+    used: int
 
 
 @dataclass
 class Tuning:
     """A model's distinct layers, each group by its nodes, and what is decided about them.
 
-    A decision of the log counts if it is legal and comes from at least `trials` schedules.
+    `graph` is the packed model with pools apart; the groups have both ways. A decision of the log
+    counts if it is legal and comes from at least `trials` schedules.
     """
 
+    graph: Graph
     target: Target
     log: ScheduleLog
     trials: int
@@ -84,7 +91,7 @@ class Tuning:
         groups = list(layers.values())
         found = (_decided(group[0], target, log, trials) for group in groups)
         decided = {index: entry for index, entry in enumerate(found) if entry is not None}
-        return cls(target, log, trials, groups, decided)
+        return cls(graph, target, log, trials, groups, decided)
 
     @property
     def left(self) -> int:
@@ -108,10 +115,15 @@ class Tuning:
             self.log.add(self.target, layers[position], entry)
             self.decided[rest[position]] = entry
             keep()
-        return [
-            Tuned(tuple(_label(one.node) for one in group), self.decided[index], index in rest)
-            for index, group in enumerate(self.groups)
-        ]
+        faster = partial(fusion.is_faster, target=self.target, log=self.log)
+        used = {_label(node) for node in fuse_pools(self.graph, faster).nodes}
+        found = []
+        for index, group in enumerate(self.groups):
+            names = tuple(_label(one.node) for one in group)
+            found.append(
+                Tuned(names, self.decided[index], index in rest, len(used.intersection(names)))
+            )
+        return found
 
 
 def _label(node: Node) -> str:
@@ -276,6 +288,7 @@ def rows(found: Iterable[Tuned]) -> list[dict[str, Any]]:
             "tuned_cycles": one.entry.cycles,
             "trials": one.entry.trials,
             "searched": one.searched,
+            "used": one.used,
             "schedule": dict(one.entry.schedule),
         }
         for one in found

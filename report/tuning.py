@@ -17,9 +17,12 @@ def tuning_report(
     layers: Sequence[Mapping[str, Any]],
     seconds: float,
 ) -> Json:
-    """What `deploy tune` found; `layers` has a row for every distinct layer."""
+    """What `deploy tune` found; `layers` has a row for every distinct layer.
+
+    The sums are of the layers that a compilation uses.
+    """
     default, tuned = (
-        sum(len(row["layers"]) * row[key] for row in layers)
+        sum(row["used"] * row[key] for row in layers)
         for key in ("default_cycles", "tuned_cycles")
     )
     return {
@@ -43,7 +46,7 @@ def tuning_text(report: Json) -> list[str]:
     rows = [
         (
             row["layer"],
-            len(row["layers"]),
+            row["used"],
             row["default_cycles"],
             row["tuned_cycles"],
             f"{row['ratio']:.3f}",
@@ -52,11 +55,13 @@ def tuning_text(report: Json) -> list[str]:
         for row in report["layers"]
     ]
     default, tuned = report["default_cycles"], report["tuned_cycles"]
+    unused = ["", "0 times: the slower way with a pool, of apart and in the convolution before it"]
     titles = ("layer", "times", "default cycles", "tuned cycles", "ratio", "schedule")
     return [
         f"Model {report['model']} for target {report['target']}, {report['trials']} trials a layer",
         "",
         *table(titles, rows),
+        *(unused if any(not row["used"] for row in report["layers"]) else []),
         "",
         f"All layers: {default} cycles by default, {tuned} tuned "
         f"(ratio {tuned / max(default, 1):.3f})",

@@ -25,12 +25,14 @@ from vtaflow.ops.taps import Window
 from vtaflow.ops.types import Array
 from vtaflow.profiling.profile import profile
 from vtaflow.profiling.subject import Subject
+from vtaflow.report.tuning import tuning_report, tuning_text
 from vtaflow.runtime.session import InferenceSession
 from vtaflow.runtime.simdevice import SimDevice
 from vtaflow.schedules.axes import Axis
 from vtaflow.schedules.planes import Planes
 from vtaflow.schedules.search import ScheduleLog
-from vtaflow.tuning import Tuning
+from vtaflow.tuning import Tuning, rows
+from vtaflow.workers import workers
 
 from .image_layers import ConvCase, Pool, conv_cases, feeds_of
 from .onnx_models import build, node
@@ -287,3 +289,23 @@ def test_tuning_looks_at_both_ways(tmp_path: Path) -> None:
     nodes = [group[0].node for group in found.groups]
     assert [one.op for one in nodes].count("VtaMaxPool") == 2
     assert {one.attrs.get(fused_pool.NAME) for one in nodes} == {None, "halve", "shrink"}
+
+
+def test_tuning_adds_up_the_faster_way(tmp_path: Path) -> None:
+    onnx.save(network(), tmp_path / "net.onnx")
+    graph = prepare(tmp_path / "net.onnx", PYNQ, images(2), CompileOptions()).integer
+    with workers(1) as crew:
+        found = rows(Tuning.of(graph, PYNQ, ScheduleLog(), 4).run(crew))
+    used = {row["layer"]: row["used"] for row in found}
+    assert used == {
+        "first": 0,
+        "halve": 0,
+        "second": 0,
+        "shrink": 0,
+        "first with halve": 1,
+        "second with shrink": 1,
+    }
+    report = tuning_report("net", "pynq", 4, 1, found, 0.0)
+    fused = [row["tuned_cycles"] for row in found if row["used"]]
+    assert report["tuned_cycles"] == sum(fused)
+    assert any("0 times: the slower way" in line for line in tuning_text(report))
