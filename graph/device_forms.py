@@ -18,7 +18,7 @@ import numpy as np
 from ..ops.average_pool import counts
 from ..ops.pad import pairs
 from ..ops.resize import nearest
-from ..ops.taps import windows
+from ..ops.taps import SECTIONS, Window, windows
 from ..ops.types import Array
 from .graph import Graph, Node
 
@@ -37,6 +37,10 @@ PLAIN_CONV: Mapping[str, Any] = {
 
 LARGEST_WINDOW = 32
 """Rows or columns beyond which a pool of the whole image is done in two steps."""
+
+
+MOST_SECTIONS = 25
+"""Of an average over rows and columns at once; beyond, rows come first and columns after them."""
 
 
 class Refused(Exception):
@@ -209,23 +213,54 @@ def _multiply(form: Form) -> None:
 
 
 def _average_pool(form: Form) -> None:
-    """AveragePool: a depthwise convolution where every window has the same number of values."""
-    node = form.node
-    _, channels, *sizes = form.image(node.inputs[0])
+    """AveragePool: a depthwise convolution, in sections where the numbers of values differ."""
+    node, x = form.node, form.node.inputs[0]
+    sizes = form.image(x)[2:]
     along = windows(node.attrs, node.attrs["kernel_shape"])
     include = bool(node.attrs["count_include_pad"])
-    divisor, ends = 1.0, []
-    for size, window in zip(sizes, along, strict=True):
-        values = counts(size, window, include)
-        if values.min() != values.max():
-            raise Refused("its windows at the border average fewer values than the others")
-        divisor *= float(values[0])
+    rows, columns = (
+        _Mean.of(size, window, include) for size, window in zip(sizes, along, strict=True)
+    )
+    if len(rows.sections) * len(columns.sections) > MOST_SECTIONS:
+        x = _mean(form, x, rows, _Mean(), part="rows")
+        rows = _Mean()
+    _mean(form, x, rows, columns)
+
+
+@dataclass(frozen=True)
+class _Mean:
+    """A mean along one axis: its window, where sections of outputs begin, and their weights."""
+
+    window: Window = Window(1)
+    sections: tuple[int, ...] = (0,)
+    weights: tuple[float, ...] = (1.0,)
+
+    @classmethod
+    def of(cls, size: int, window: Window, include_pad: bool) -> _Mean:
+        """The mean over a window; what it reaches beyond its padding becomes padding."""
+        values = np.maximum(counts(size, window, include_pad), 1)
+        first = np.flatnonzero(np.diff(values, prepend=0))
         last = (window.outputs(size) - 1) * window.stride + window.reach
-        ends.append(max(window.pad_end, last - size - window.pad_begin))
-    weight = np.full((channels, *node.attrs["kernel_shape"]), 1 / divisor)
-    attrs = {name: tuple(node.attrs[name]) for name in ("strides", "dilations")}
-    begins = (window.pad_begin for window in along)
-    form.diagonal(node.inputs[0], weight, pads=(*begins, *ends), **attrs)
+        end = max(window.pad_end, last - size - window.pad_begin)
+        plain = replace(window, pad_end=end, ceil_mode=False)
+        return cls(plain, tuple(first.tolist()), tuple((1 / values[first]).tolist()))
+
+
+def _mean(form: Form, x: str, rows: _Mean, columns: _Mean, part: str = "") -> str:
+    """Add the depthwise convolution that averages along both axes."""
+    channels = form.graph.types[form.node.inputs[0]].shape[1]
+    height, width = rows.window, columns.window
+    attrs: dict[str, Any] = {
+        "strides": (height.stride, width.stride),
+        "dilations": (height.dilation, width.dilation),
+        "pads": (height.pad_begin, width.pad_begin, height.pad_end, width.pad_end),
+    }
+    weight, kernel = np.outer(rows.weights, columns.weights), (height.kernel, width.kernel)
+    if weight.size > 1:
+        attrs.update({"kernel_shape": kernel, SECTIONS: (rows.sections, columns.sections)})
+    else:
+        weight = np.broadcast_to(weight, kernel)
+    return form.diagonal(x, np.broadcast_to(weight, (channels, *weight.shape)), part=part, **attrs)
 
 
 def _global_average_pool(form: Form) -> None:

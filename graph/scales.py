@@ -20,6 +20,7 @@ import numpy as np
 
 from ..ops.epilogue import HIGHEST, LOWEST, MAX_RESIDUAL_SHIFT
 from ..ops.shortcut import MOST_SHIFT
+from ..ops.taps import SECTIONS
 from ..ops.types import Array
 from .calibration import Calibration
 from .estimators import Histogram, relative_noise
@@ -302,9 +303,14 @@ class _Plan:
 
 def _takes_offset(reader: Node) -> bool:
     """Whether a node on VTA takes any zero point of what it reads."""
-    if reader.device != "vta" or reader.attrs.get("transposed", False):
+    if reader.device != "vta" or not _reads_alike(reader):
         return False
     return reader.op not in LAYERS or max(reader.attrs.get("pads", (0,))) <= 0
+
+
+def _reads_alike(reader: Node) -> bool:
+    """Whether all outputs have the same weights, and so the same share of a zero point."""
+    return not reader.attrs.get("transposed", False) and SECTIONS not in reader.attrs
 
 
 def _offset_inputs(graph: Graph) -> list[str]:
@@ -316,7 +322,7 @@ def _offset_inputs(graph: Graph) -> list[str]:
         layers = device_layers(graph)
         if on_device and all(
             node in layers and node.inputs.count(value) == 1 and node.inputs[0] == value
-            and not node.attrs.get("transposed", False)
+            and _reads_alike(node)
             for node in on_device
         ):
             found.append(value)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..ops.taps import windows
+from ..ops.taps import SECTIONS, windows
 from ..ops.types import Array, Attrs
 from .sampling import positions
 from .shift_grid import WEIGHT_LIMIT, ShiftGrid
@@ -49,11 +49,11 @@ def patches(
 ) -> Array | None:
     """What `x`, integers whose zero is 0, feeds to sampled outputs: float32 (groups, rows, depth).
 
-    None for transposed convolutions.
+    None for transposed convolutions, and those whose weights belong to sections.
     """
     if x.ndim == 2:
         return x.astype(np.float32)[None]
-    if attrs.get("transposed", False):
+    if attrs.get("transposed", False) or SECTIONS in attrs:
         return None
     along = windows(attrs, kernel)
     ends = [(max(one.pad_begin, 0), max(one.pad_end, 0)) for one in along]

@@ -4,8 +4,9 @@ Inputs are x (N, C, H, W), weight (O, C/group, kh, kw), bias (O) and perhaps a r
 result's shape, or the image and the weight of a shortcut (see shortcut.py). Attributes are ONNX's
 `strides`, `pads` (top, left, bottom, right), `dilations` and `group`; `transposed` and
 `output_padding` make it a ConvTranspose, whose weights stand here with the output channels first;
-`min` and `max` are bounds or None. ONNX has no such operator; the passes make it from Conv,
-ConvTranspose and what follows them.
+`sections` with `kernel_shape` make the weights those of sections (see taps.py); `min` and `max`
+are bounds or None. ONNX has no such operator; the passes make it from Conv, ConvTranspose,
+AveragePool and what follows them.
 """
 
 from __future__ import annotations

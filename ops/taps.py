@@ -8,15 +8,21 @@ the roles of the steps exchanged. The interpreter and the schedules share this a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from .layout import ceil_div
 
+SECTIONS = "sections"
+"""The attribute of a convolution whose weights differ between outputs, not kernel elements."""
+
 
 @dataclass(frozen=True)
 class Tap:
-    """Along one axis: outputs `out + i*out_step` read inputs `inp + i*inp_step`, i < count."""
+    """Along one axis: outputs `out + i*out_step` read inputs `inp + i*inp_step`, i < count.
+
+    `kernel` is the weight's place along the axis: the kernel element, or the section.
+    """
 
     kernel: int
     out: int
@@ -51,7 +57,12 @@ class Tap:
 
 @dataclass(frozen=True)
 class Window:
-    """A kernel along one axis, with ONNX's attributes."""
+    """A kernel along one axis, with ONNX's attributes.
+
+    `sections` are the first outputs of runs that have a weight of their own, the same for every
+    element of the kernel: that of a mean which counts fewer values at the border. Without them
+    every element has a weight, the same for every output.
+    """
 
     kernel: int
     stride: int = 1
@@ -61,6 +72,7 @@ class Window:
     transposed: bool = False
     output_padding: int = 0
     ceil_mode: bool = False
+    sections: tuple[int, ...] = ()
 
     @property
     def reach(self) -> int:
@@ -81,10 +93,19 @@ class Window:
         return count if starts_inside else count - 1
 
     def taps(self, inputs: int) -> list[Tap]:
-        """A tap for every kernel element that reads at least one input."""
+        """A tap for every kernel element, in every section, that reads at least one input."""
         outputs = self.outputs(inputs)
         made = (self._tap(element, inputs, outputs) for element in range(self.kernel))
-        return [tap for tap in made if tap is not None]
+        taps = [tap for tap in made if tap is not None]
+        if not self.sections:
+            return taps
+        ends = (*self.sections[1:], outputs)
+        parts = (
+            replace(tap, kernel=section).within(low, high)
+            for section, (low, high) in enumerate(zip(self.sections, ends, strict=True))
+            for tap in taps
+        )
+        return [part for part in parts if part is not None]
 
     def _tap(self, element: int, inputs: int, outputs: int) -> Tap | None:
         offset = element * self.dilation - self.pad_begin
@@ -104,8 +125,18 @@ class Window:
 
 
 def windows(attrs: Mapping[str, Any], kernel: Sequence[int]) -> tuple[Window, Window]:
-    """The windows along H and W of a node with ONNX's attributes, all of them present."""
+    """The windows along H and W of a node with ONNX's attributes, all of them present.
+
+    `kernel` are the rows and columns of its weights. Where these are sections (`SECTIONS` gives
+    their first outputs along H and W), the kernel has `kernel_shape`. ValueError if the sections
+    and the weights do not go together.
+    """
     top, left, bottom, right = attrs["pads"]
+    sections = attrs.get(SECTIONS, ((), ()))
+    if SECTIONS in attrs:
+        if [len(firsts) for firsts in sections] != list(kernel):
+            raise ValueError(f"weights for {tuple(kernel)} sections do not fit {sections}")
+        kernel = attrs["kernel_shape"]
     pads = ((top, bottom), (left, right))
     return tuple(  # type: ignore[return-value]
         Window(
@@ -116,6 +147,7 @@ def windows(attrs: Mapping[str, Any], kernel: Sequence[int]) -> tuple[Window, Wi
             bool(attrs.get("transposed", False)),
             attrs.get("output_padding", (0, 0))[axis],
             bool(attrs.get("ceil_mode", False)),
+            tuple(sections[axis]),
         )
         for axis in range(2)
     )

@@ -3,10 +3,11 @@
 Inputs: x int8 (N, C, H, W); weight int8 (O, C/group, kh, kw); then whatever the epilogue refers
 to; then image and weight, both int8, of a shortcut if there is one (see shortcut.py), whose
 products are added before the epilogue. A fused pool (see fused_pool.py) comes between sums and
-epilogue. Attributes are ONNX's (`strides`, `pads`, `dilations`,
-`group`; `transposed` with `output_padding` for ConvTranspose, whose weights stand here with the
-output channels first) and `epilogue`, `scale` of the output and its `zero_point` if that is not 0,
-`layout` of the output and `in_layout` of x and of the shortcut's image.
+epilogue. Attributes are ONNX's (`strides`, `pads`, `dilations`, `group`; `transposed` with
+`output_padding` for ConvTranspose, whose weights stand here with the output channels first;
+`sections` with `kernel_shape` where weights belong to sections, see taps.py) and `epilogue`,
+`scale` of the output and its `zero_point` if that is not 0, `layout` of the output and `in_layout`
+of x and of the shortcut's image.
 
 Weights stay logical: the schedule packs them in the order in which it reads them. Padding lanes
 are computed as the hardware computes them, with zero weights, biases and shifts.

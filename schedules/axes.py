@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from ..ops.taps import Tap, Window
@@ -14,11 +14,13 @@ from .blocks import Extent
 class Run:
     """Neighbouring taps along one axis that feed the same outputs.
 
-    Tap t < taps is kernel element `kernel + t` and reads inputs from `inp + t*tap_step` on;
-    output i < count lies at `out + i*out_step` and steps `inp_step` through the input.
+    Tap t < taps has the weight at `kernel + t*kernel_step` and reads inputs from
+    `inp + t*tap_step` on; output i < count lies at `out + i*out_step` and steps `inp_step` through
+    the input.
     """
 
     kernel: int
+    kernel_step: int
     taps: int
     tap_step: int
     out: int
@@ -28,8 +30,8 @@ class Run:
     inp_step: int
 
 
-def runs(taps: Iterable[Tap]) -> list[Run]:
-    """Join neighbouring taps whose outputs agree."""
+def runs(taps: Iterable[Tap], kernel_step: int = 1) -> list[Run]:
+    """Join neighbouring taps whose outputs agree and whose weights lie `kernel_step` apart."""
     result: list[Run] = []
     for tap in taps:
         last = result[-1] if result else None
@@ -39,22 +41,14 @@ def runs(taps: Iterable[Tap]) -> list[Run]:
             tap.count,
             tap.inp_step,
         )
-        if last is not None and same and tap.kernel == last.kernel + last.taps:
+        if last is not None and same and tap.kernel == last.kernel + last.taps * kernel_step:
             step = tap.inp - last.inp - (last.taps - 1) * last.tap_step
             if step >= 0 and (last.taps == 1 or step == last.tap_step):
-                joined = Run(last.kernel, last.taps + 1, step, *_outputs(last))
-                result[-1] = joined
+                result[-1] = replace(last, taps=last.taps + 1, tap_step=step)
                 continue
-        result.append(
-            Run(
-                tap.kernel, 1, 0, tap.out, tap.out_step, tap.count, tap.inp, tap.inp_step
-            )
-        )
+        outputs = tap.out, tap.out_step, tap.count, tap.inp, tap.inp_step
+        result.append(Run(tap.kernel, kernel_step, 1, 0, *outputs))
     return result
-
-
-def _outputs(run: Run) -> tuple[int, int, int, int, int]:
-    return run.out, run.out_step, run.count, run.inp, run.inp_step
 
 
 @dataclass(frozen=True)
@@ -74,7 +68,7 @@ class Axis:
     @lru_cache(maxsize=4096)  # noqa: B019
     def runs(self, low: int, count: int) -> tuple[Run, ...]:
         """The same taps, joined."""
-        return tuple(runs(self.taps(low, count)))
+        return tuple(runs(self.taps(low, count), 0 if self.window.sections else 1))
 
     @lru_cache(maxsize=4096)  # noqa: B019
     def reads(self, low: int, count: int) -> Extent:

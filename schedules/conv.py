@@ -13,6 +13,7 @@ from typing import Any
 from ..backend.target import Target
 from ..errors import ScheduleError
 from ..graph.graph import Graph, Node
+from ..ops.taps import SECTIONS
 from . import conv_pool, epilogue
 from .bias import fits_gemm
 from .conv_cost import cost, step_by_step
@@ -113,14 +114,16 @@ class ConvTemplate:
             f"for w in tiles({shape.columns.outputs}, {schedule.tile_w}):",
         ]
         loops = outer + pixels if schedule.order == "weights" else pixels + outer
+        kernel = " x ".join(str(window.kernel) for window in shape.windows)
+        weights = "of y's section" if SECTIONS in layer.node.attrs else "at tap"
         body = [
             "ACC = 0",
             *_describe_shortcut(shape, schedule),
             f"for i in tiles({shape.inputs}, {schedule.tile_i}):",
             "  WGT <- weight[o, i]" + (" and bias[o]" if schedule.bias == "gemm" else ""),
             "  INP <- x[i, rows and columns that h, w read]",
-            f"  for tap in {shape.kernel[0]} x {shape.kernel[1]}:",
-            "    ACC += GEMM(INP at tap, WGT at tap)",
+            f"  for tap in {kernel}:",
+            f"    ACC += GEMM(INP at tap, WGT {weights})",
         ]
         body += conv_pool.describe(shape)
         if schedule.bias == "gemm":

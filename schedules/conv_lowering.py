@@ -279,8 +279,8 @@ class ConvLowering:
             first = row.kernel * row_step + column.kernel * column_step
             reductions = (
                 Loop(depth, src=at["C"], wgt=self.shape.taps),
-                Loop(row.taps, src=row.tap_step * at["H"], wgt=row_step),
-                Loop(column.taps, src=column.tap_step * at["W"], wgt=column_step),
+                Loop(row.taps, 0, row.tap_step * at["H"], row.kernel_step * row_step),
+                Loop(column.taps, 0, column.tap_step * at["W"], column.kernel_step * column_step),
             )
             channel_step = at["C"] if tile.part.diagonal else 0
             outputs = (

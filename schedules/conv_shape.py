@@ -61,7 +61,8 @@ class ConvShape:
         self.inputs = ceil_div(self.x_shape[1], target.block_in)
         pools = fused_pool.windows(node.attrs)
         self.pooled = pools is not None
-        along = zip(windows(node.attrs, self.kernel), self.x_shape[2:], strict=True)
+        self.windows = windows(node.attrs, self.kernel)
+        along = zip(self.windows, self.x_shape[2:], strict=True)
         self.rows, self.columns = (
             Planes(Axis(window, size, window.outputs(size)), pool)
             for (window, size), pool in zip(along, pools or (ALONE, ALONE), strict=True)
@@ -87,7 +88,7 @@ class ConvShape:
 
     @cached_property
     def uniform(self) -> bool:
-        """Whether all kernel elements of a channel pair are equal, as in a pool or an upsampling.
+        """Whether all weights of a channel pair are equal, as in a pool or an upsampling.
 
         One weight tile then serves every tap.
         """

@@ -279,7 +279,7 @@ def _macs(layer: Layer) -> int:
         x, weight = (layer.types[name].shape for name in layer.node.inputs[:2])
         along = windows(layer.node.attrs, weight[2:])
         sums = output_shape(x, weight[0], along)
-        return prod(sums) * prod(weight[1:])
+        return prod(sums) * weight[1] * prod(window.kernel for window in along)
     return 0
 
 

@@ -14,7 +14,7 @@ from vtaflow.ops import fused_pool, shortcut
 from vtaflow.ops.convolution import output_shape
 from vtaflow.ops.fused_pool import sees_all
 from vtaflow.ops.layout import Layout
-from vtaflow.ops.taps import Window, windows
+from vtaflow.ops.taps import SECTIONS, Window, windows
 from vtaflow.ops.types import Array, TensorType
 from vtaflow.schedules.axes import Axis
 from vtaflow.schedules.planes import Planes
@@ -76,11 +76,21 @@ class ConvCase:
     residual: int | None = None
     side: Side | None = None
     pool: Pool | None = None
+    sections: tuple[tuple[int, ...], tuple[int, ...]] | None = None
     order: str = "NCHW"
     seed: int = 0
 
+    @property
+    def weights(self) -> tuple[int, int]:
+        """Rows and columns of the weights of a pair of channels."""
+        if self.sections is None:
+            return self.kernel
+        return len(self.sections[0]), len(self.sections[1])
+
     def attrs(self) -> dict[str, Any]:
+        sections = {"kernel_shape": self.kernel, SECTIONS: self.sections} if self.sections else {}
         return {
+            **sections,
             "strides": self.strides,
             "pads": self.pads,
             "dilations": self.dilations,
@@ -110,7 +120,7 @@ class ConvCase:
     def result(self) -> tuple[int, int, int, int]:
         """Shape of the result; ValueError if the kernel does not fit."""
         x = (self.n, self.channels, *self.size)
-        return output_shape(x, self.outputs, windows(self.attrs(), self.kernel))
+        return output_shape(x, self.outputs, windows(self.attrs(), self.weights))
 
     def can_pool(self, pool: Pool) -> bool:
         """Whether the template can pool the layer's sums."""
@@ -125,7 +135,7 @@ class ConvCase:
         """The packed layer as a graph of one node."""
         layout = Layout(self.order, target.batch, target.block_in)
         random = np.random.default_rng(self.seed)
-        shape = (self.outputs, self.channels // self.group, *self.kernel)
+        shape = (self.outputs, self.channels // self.group, *self.weights)
         constants: dict[str, Array] = {"w": random.integers(-128, 128, shape, np.int8)}
         x = TensorType((self.n, self.channels, *self.size), "int8", layout, 0.5)
         kinds = {"x": x}
@@ -229,7 +239,18 @@ def conv_cases(draw: st.DrawFn) -> ConvCase:
         case.result()
     except ValueError:
         case = replace(case, kernel=(1, 1), dilations=(1, 1), pads=(0, 0, 0, 0))
-    return case if case.pool is None or case.can_pool(case.pool) else replace(case, pool=None)
+    if case.pool is not None and not case.can_pool(case.pool):
+        case = replace(case, pool=None)
+    if case.pool is None and not transposed and draw(st.booleans()):
+        first, second = (draw(sections_of(size)) for size in case.result()[2:])
+        case = replace(case, sections=(first, second))
+    return case
+
+
+def sections_of(outputs: int) -> st.SearchStrategy[tuple[int, ...]]:
+    """The first outputs of up to four sections."""
+    rest = st.sets(st.integers(1, outputs - 1), max_size=3) if outputs > 1 else st.just(set())
+    return rest.map(lambda firsts: (0, *sorted(firsts)))
 
 
 @st.composite

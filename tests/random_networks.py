@@ -152,11 +152,19 @@ class Sketch:
 
 
 def shrunk(
-    size: Pair, kernel: Pair, pads: tuple[int, ...], strides: Pair, dilations: Pair
+    size: Pair,
+    kernel: Pair,
+    pads: tuple[int, ...],
+    strides: Pair,
+    dilations: Pair,
+    up: bool = False,
 ) -> Pair:
-    """Height and width behind a window that slides."""
+    """Height and width behind a window that slides; `up`: the last one may be cut off."""
     height, width = (
-        (size[axis] + pads[axis] + pads[axis + 2] - (kernel[axis] - 1) * dilations[axis] - 1)
+        (
+            size[axis] + pads[axis] + pads[axis + 2] - (kernel[axis] - 1) * dilations[axis] - 1
+            + (strides[axis] - 1) * up
+        )
         // strides[axis]
         + 1
         for axis in (0, 1)
@@ -223,6 +231,11 @@ def pool(sketch: Sketch, x: Image) -> Image:
     if op == "AveragePool":
         attrs["count_include_pad"] = sketch.whole(0, 1)
     size = shrunk(x.size, kernel, pads, strides, (1, 1))
+    wider = shrunk(x.size, kernel, pads, strides, (1, 1), up=True)
+    # The shape inference of onnxruntime counts windows that begin in the padding, its pools do not.
+    inside = all((wider[axis] - 1) * strides[axis] < x.size[axis] + pads[axis] for axis in (0, 1))
+    if inside and sketch.pick(True, False):
+        attrs["ceil_mode"], size = 1, wider
     return sketch.add(op, x.name, x.channels, size, **attrs)
 
 

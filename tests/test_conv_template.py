@@ -89,6 +89,15 @@ CASES = {
         channels=36, outputs=48, group=3, size=(20, 9), pool=Pool((3, 3), (2, 2), (1, 0, 1, 0))
     ),
     "plain shift": ConvCase(vector=False, bias=0),
+    "sections": ConvCase(channels=40, outputs=40, group=40, sections=((0, 1, 7), (0, 1, 7))),
+    "sections along one axis": ConvCase(
+        channels=20, outputs=20, size=(17, 16), kernel=(5, 1), pads=(2, 0, 2, 0), group=20,
+        sections=((0, 1, 2, 15, 16), (0,)), n=2,
+    ),
+    "sections and strides": ConvCase(
+        channels=33, outputs=20, size=(15, 19), strides=(2, 3), sections=((0, 7), (0, 6)),
+        order="NHWC",
+    ),
 }
 
 
@@ -210,6 +219,12 @@ def test_overflow_agrees_with_choices() -> None:
     layer = Layer.of(graph, graph.nodes[0], find_places(graph, {"conv": 0}, apart=False))
     shape = ConvShape(layer, PYNQ)
     assert all(overflow(shape, schedule, Room.of(PYNQ)) is None for schedule in space(case, PYNQ))
+
+
+def test_describe_sections() -> None:
+    graph = CASES["sections along one axis"].graph(PYNQ)
+    assert "for tap in 5 x 1:\n" in (text := lower(graph, PYNQ).layers[0].text)
+    assert "ACC += GEMM(INP at tap, WGT of y's section)\n" in text
 
 
 def test_describe() -> None:

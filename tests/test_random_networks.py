@@ -75,8 +75,7 @@ def test_random_networks(tmp_path: Path, number: int) -> None:
     """The targets in turn; every second network is calibrated with samples of its own."""
     network, target = numbered(number), list(TARGETS.values())[number % len(TARGETS)]
     model = compiled(tmp_path, network, target, real=number % 2 == 0)
-    left_out = {node.op for node in model.placed.nodes if node.device == "host"}
-    assert not left_out or "AveragePool" in left_out  # one whose counts differ at the border
+    assert [node.name for node in model.placed.nodes if node.device == "host"] == []
     same_bytes_everywhere(model, network, target)
     if number % 2 == 0:
         layers_keep_their_quality(model, network)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from vtaflow.ops.convolution import convolve, convolve_integers, output_shape
-from vtaflow.ops.taps import Window
+from vtaflow.ops.taps import SECTIONS, Window, windows
 from vtaflow.ops.types import Array
 
 WINDOWS = st.builds(
@@ -46,6 +49,33 @@ def test_taps_are_the_products(window: Window, inputs: int) -> None:
         for i in range(tap.count)
     }
     assert found == pairs_by_definition(window, inputs)
+
+
+@given(WINDOWS, st.integers(1, 12), st.sets(st.integers(1, 8), max_size=3))
+def test_sections_have_a_weight_for_their_outputs(
+    window: Window, inputs: int, firsts: set[int]
+) -> None:
+    outputs = window.outputs(inputs)
+    assume(outputs > 0)
+    sections = (0, *sorted(first for first in firsts if first < outputs))
+    divided = replace(window, sections=sections)
+    found = sorted(
+        (tap.kernel, tap.out + i * tap.out_step, tap.inp + i * tap.inp_step)
+        for tap in divided.taps(inputs)
+        for i in range(tap.count)
+    )
+    expected = sorted(
+        (bisect_right(sections, out) - 1, out, inp)
+        for _, out, inp in pairs_by_definition(window, inputs)
+    )
+    assert found == expected
+
+
+@pytest.mark.parametrize("weights", [(3, 3), (1, 2)])
+def test_weights_that_fit_no_sections(weights: tuple[int, int]) -> None:
+    attrs = {"strides": (1, 1), "pads": (1, 1, 1, 1), "dilations": (1, 1), "kernel_shape": (3, 3)}
+    with pytest.raises(ValueError, match="sections do not fit"):
+        windows({**attrs, SECTIONS: ((0, 1, 9), (0,))}, weights)
 
 
 @given(WINDOWS, st.integers(1, 12), st.integers(0, 12), st.integers(1, 12))

@@ -14,7 +14,7 @@ from math import prod
 import numpy as np
 
 from ...ops.layout import ceil_div
-from ...ops.taps import Window, windows
+from ...ops.taps import SECTIONS, Window, windows
 from ...ops.types import Array
 from ..edit import free_name, live_nodes
 from ..graph import Graph, Node
@@ -122,7 +122,7 @@ def _best(
     node: Node, weight: Array, halo: tuple[int, ...], image: tuple[int, ...], block: int
 ) -> _Fold | None:
     """The fold with the fewest products and then the fewest pixels, if it saves any."""
-    if node.attrs["group"] != 1 or node.attrs.get("transposed", False):
+    if node.attrs["group"] != 1 or node.attrs.get("transposed", False) or SECTIONS in node.attrs:
         return None
     channels, height, width = image
     rows, columns = windows(node.attrs, weight.shape[2:])

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection
 from dataclasses import replace
 
 from ...ops import fused_pool, shortcut
-from ...ops.taps import windows
+from ...ops.taps import SECTIONS, windows
 from ..graph import Graph, Node
 
 Pays = Callable[[Graph, tuple[Node, Node], Graph, Node], bool]
@@ -43,7 +43,7 @@ def _fits(graph: Graph, conv: Node, pool: Node) -> bool:
     (value,) = conv.outputs
     if conv.op != "VtaConv" or graph.consumers()[value] != (pool,) or value in graph.outputs:
         return False
-    if conv.attrs["transposed"] or shortcut.inputs(conv.attrs):
+    if conv.attrs["transposed"] or shortcut.inputs(conv.attrs) or SECTIONS in conv.attrs:
         return False
     sizes = graph.types[value].shape[2:]
     try:
