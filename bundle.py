@@ -222,14 +222,18 @@ def _layer(plan: LayerPlan, cycles: Mapping[tuple[str, ...], int]) -> Json:
 
 def _placement(imported: Graph, placed: Graph, integer: Graph) -> list[Json]:
     """One row for every ONNX node: where it runs and why."""
-    homes = {name: node for node in placed.nodes for name in (node.origin or (node.name,))}
+    pieces: dict[str, list[Node]] = {}
+    for node in placed.nodes:
+        for name in node.origin or (node.name,):
+            pieces.setdefault(name, []).append(node)
     guests = dict(_guests(integer))
     rows: dict[str, Json] = {}
     for node in imported.nodes:
         for name in node.origin or (node.name,):
             if name in rows and node.op in _CONVERSIONS:  # not what the ONNX node is about
                 continue
-            home = homes.get(name)
+            here = pieces.get(name, [])
+            home = next((one for one in here if one.device == "vta"), here[-1] if here else None)
             if name in guests:
                 device, reason = "vta", guests[name]
             elif home is None:
@@ -238,6 +242,8 @@ def _placement(imported: Graph, placed: Graph, integer: Graph) -> list[Json]:
                 device, reason = home.device, f"fused into {home.origin[0]}"
             else:
                 device, reason = home.device, home.reason
+                apart = [one.op for one in here if one.device != device]
+                reason += f"; {', '.join(apart)} on the host" if apart else ""
             rows[name] = {"node": name, "op": node.op, "device": device, "reason": reason}
     return list(rows.values())
 

@@ -89,6 +89,15 @@ class Form:
         kernel = weight.reshape(len(weight), 1, *(weight.shape[1:] or (1, 1)))
         return self.conv(x, kernel, group=len(weight), **rest)
 
+    def held(self, image: Array) -> str:
+        """A constant image (1, C, H, W) as a value that the host makes for every sample."""
+        name, result = f"{self.node.name}.constant", f"{self.node.outputs[0]}.constant"
+        self.constants[name] = image.astype(np.float32)
+        inputs = self.graph.inputs[0], name
+        reason = "a constant image for VTA"
+        self.nodes.append(Node(name, "PerSample", inputs, (result,), {}, (), "host", reason))
+        return result
+
     def max_pool(self, x: str, kernel: Sequence[int], part: str = "") -> str:
         """Add a MaxPool with as large strides; windows at the end may be cut off."""
         name = f"{self.node.name}.{part}" if part else self.node.name
@@ -177,24 +186,39 @@ def _batch_normalization(form: Form) -> None:
 
 
 def _add(form: Form) -> None:
-    """Add and Sub: an identity with a residual, or an offset a channel."""
+    """Add and Sub: an identity with a residual, perhaps constant, or an offset a channel."""
     left, right = form.node.inputs
     sign = -1.0 if form.node.op == "Sub" else 1.0
-    constants = form.graph.constants
-    if right in constants:
-        channels = form.image(left)[1]
-        offset = sign * form.per_channel(right, channels)
-        form.diagonal(left, np.ones(channels), bias=offset)
-    elif left in constants:
-        channels = form.image(right)[1]
-        offset = form.per_channel(left, channels)
-        form.diagonal(right, np.full(channels, sign), bias=offset)
+    if right in form.graph.constants:
+        _add_constant(form, left, 1.0, right, sign)
+    elif left in form.graph.constants:
+        _add_constant(form, right, sign, left, 1.0)
     elif form.image(left) != form.image(right):
         raise Refused("its operands differ in shape")
     elif sign > 0:
         form.diagonal(left, np.ones(form.image(left)[1]), residual=right)
     else:
         form.diagonal(right, -np.ones(form.image(right)[1]), residual=left)
+
+
+def _add_constant(form: Form, x: str, factor: float, constant: str, sign: float) -> None:
+    """factor * x + sign * constant: an offset where that is one a channel, else a residual."""
+    shape = (1, *form.image(x)[1:])
+    array = sign * form.graph.constants[constant].astype(np.float64)
+    if np.broadcast_shapes(array.shape, shape) != shape:
+        raise Refused(f"its constant {constant!r} is larger than an image")
+    weight, image = np.full(shape[1], factor), np.broadcast_to(array, shape)
+    offset = image[:, :, :1, :1]
+    if (image == offset).all():
+        form.diagonal(x, weight, bias=offset.reshape(-1))
+    else:
+        form.diagonal(x, weight, residual=form.held(image))
+
+
+def _neg(form: Form) -> None:
+    """Neg: a convolution with -1."""
+    (x,) = form.node.inputs
+    form.diagonal(x, -np.ones(form.image(x)[1]))
 
 
 def _multiply(form: Form) -> None:
@@ -330,20 +354,22 @@ def _resize(form: Form) -> None:
 
 
 def _pad(form: Form) -> None:
-    """Pad with zeros: an identity with pads, or with more output channels."""
-    node = form.node
-    channels = form.image(node.inputs[0])[1]
+    """Pad with a number: an identity with pads, or with more output channels."""
+    node, x = form.node, form.node.inputs[0]
+    channels, value = form.image(x)[1], float(node.attrs["value"])
     (front, back), (before, behind), (top, bottom), (left, right) = pairs(node.attrs)
-    if node.attrs["mode"] != "constant" or node.attrs["value"] != 0:
-        raise Refused("VTA pads with zeros only")
+    if node.attrs["mode"] != "constant":
+        raise Refused("VTA pads with one number only")
     if front or back or min(before, behind, top, bottom, left, right) < 0:
         raise Refused("it pads the batch, or cuts off")
-    pads = (top, left, bottom, right)
-    if not before + behind:
-        form.diagonal(node.inputs[0], np.ones(channels), pads=pads)
-        return
-    weight = np.pad(np.eye(channels), ((before, behind), (0, 0)))
-    form.conv(node.inputs[0], weight[:, :, None, None], pads=pads)
+    if value:  # VTA pads with zeros, so the number is taken off before and added after
+        x = form.diagonal(x, np.ones(channels), bias=np.full(channels, -value), part="shifted")
+    pads, bias = (top, left, bottom, right), np.full(before + channels + behind, value)
+    if before + behind:
+        weight = np.pad(np.eye(channels), ((before, behind), (0, 0)))
+        form.conv(x, weight[:, :, None, None], bias, pads=pads)
+    else:
+        form.diagonal(x, np.ones(channels), bias=bias, pads=pads)
 
 
 FORMS: dict[str, Callable[[Form], None]] = {
@@ -356,6 +382,7 @@ FORMS: dict[str, Callable[[Form], None]] = {
     "GlobalMaxPool": _global_max_pool,
     "LeakyRelu": _leaky,
     "Mul": _multiply,
+    "Neg": _neg,
     "PRelu": _leaky,
     "Pad": _pad,
     "ReduceMean": _reduce_mean,

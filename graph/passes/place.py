@@ -27,6 +27,7 @@ LIGHT = (
     "Div",
     "LeakyRelu",
     "Mul",
+    "Neg",
     "PRelu",
     "Pad",
     "Relu",
