@@ -238,10 +238,10 @@ def _placement(imported: Graph, placed: Graph, integer: Graph) -> list[Json]:
                 device, reason = "vta", guests[name]
             elif home is None:
                 device, reason = "none", "folded away at compile time"
-            elif home.origin and name != home.origin[0]:
-                device, reason = home.device, f"fused into {home.origin[0]}"
             else:
-                device, reason = home.device, home.reason
+                fused = home.origin and name != home.origin[0]
+                device = home.device
+                reason = f"fused into {home.origin[0]}" if fused else home.reason
                 apart = [one.op for one in here if one.device != device]
                 reason += f"; {', '.join(apart)} on the host" if apart else ""
             rows[name] = {"node": name, "op": node.op, "device": device, "reason": reason}

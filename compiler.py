@@ -22,7 +22,7 @@ from .backend.target import Target
 from .bundle import bundle
 from .errors import ArenaError, DataError, NoTileError, ScheduleError, StreamError
 from .frontend.onnx_import import import_onnx
-from .frontend.quantised import Imported, unquantised
+from .frontend.quantised import unquantised
 from .graph.calibration import (
     Calibration,
     calibrate,
@@ -43,6 +43,7 @@ from .graph.passes.take_in_shortcuts import take_in_shortcuts
 from .graph.passes.to_device_forms import to_device_forms
 from .graph.predicates import PACKED, PLACED, QUANTISED
 from .graph.printer import to_text
+from .graph.stated_limits import follow
 from .ops.types import Array
 from .runtime.blas import one_thread
 from .runtime.tensors import TensorInfo
@@ -261,11 +262,13 @@ def prepare(
     placing = partial(place, accepts=accepts, overrides=options.placement)
     stages = [Stage("place", placing, PLACED), Stage("to_device_forms", to_device_forms)]
     placed = run_passes(simple, stages, done)
-    data = _samples(placed, calibration, real, options, warnings)
+    limits = real.limits if calibration is not None else follow(placed, real.limits)
+    data = _samples(placed, calibration, limits, options, warnings)
     if options.equalise and calibration is not None and not real.ranges:
         check_data(placed, data)
         placed = run_passes(placed, [Stage("equalise", partial(equalise, data=data))], done)
-    ranges = _ranges(placed, data, real, options, made_up=calibration is None)
+    learns = calibration is not None or not real.ranges
+    ranges = _ranges(placed, data, limits, options, learns)
     taking_in = partial(take_in_shortcuts, calibration=ranges)
     placed = run_passes(placed, [Stage("take_in_shortcuts", taking_in)], done)
     quantising = partial(
@@ -304,13 +307,13 @@ def _done(options: CompileOptions, stage: str, text: str) -> None:
 def _samples(
     graph: Graph,
     calibration: Array | Mapping[str, Array] | None,
-    real: Imported,
+    limits: Mapping[str, float],
     options: CompileOptions,
     warnings: list[str],
 ) -> Mapping[str, Array]:
     """Calibration samples by input name; random ones, with a warning, where there are none."""
     if calibration is None:
-        if not set(quantised_values(graph)) <= set(real.limits):
+        if not set(quantised_values(graph)) <= set(limits):
             warnings.append(RANDOM_WARNING)
         return random_calibration(graph, options.random_samples, options.seed)
     if isinstance(calibration, Mapping):
@@ -326,15 +329,16 @@ def _samples(
 def _ranges(
     graph: Graph,
     data: Mapping[str, Array],
-    real: Imported,
+    limits: Mapping[str, float],
     options: CompileOptions,
-    made_up: bool,
+    learns: bool,
 ) -> Calibration:
-    """Limits from the data; those that a model quantised elsewhere states itself replace them."""
+    """Limits from the data; those that a model quantised elsewhere states itself replace them.
+
+    Nothing can be learnt from random samples about such a model.
+    """
     found = calibrate(graph, data, options.calibration_method, options.progress)
-    # Nothing can be learnt from random samples about a model that states its own ranges.
-    samples = {} if made_up and real.ranges else found.samples
-    return replace(found, samples=samples).with_limits(real.limits)
+    return replace(found, samples=found.samples if learns else {}).with_limits(limits)
 
 
 def check(target: Target, assembled: Program, lowered: Lowered) -> None:

@@ -59,7 +59,7 @@ def _onnxruntime(path: str) -> Reference:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # what fails is told by the error
     try:
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:
@@ -67,7 +67,12 @@ def _onnxruntime(path: str) -> Reference:
     names = [output.name for output in session.get_outputs()]
 
     def run(feeds: Mapping[str, Array]) -> dict[str, Array]:
-        return dict(zip(names, session.run(names, dict(feeds)), strict=True))
+        try:
+            values = session.run(names, dict(feeds))
+        except Exception as error:
+            problem = f"onnxruntime cannot run the model: {_first_line(error)}"
+            raise ModelError(path, [problem]) from None
+        return dict(zip(names, values, strict=True))
 
     return Reference("onnxruntime", run)
 

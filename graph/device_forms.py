@@ -20,6 +20,7 @@ from ..ops.pad import pairs
 from ..ops.resize import nearest
 from ..ops.taps import SECTIONS, Window, windows
 from ..ops.types import Array
+from .edit import free_name
 from .graph import Graph, Node
 
 PLAIN_CONV: Mapping[str, Any] = {
@@ -43,16 +44,24 @@ MOST_SECTIONS = 25
 """Of an average over rows and columns at once; beyond, rows come first and columns after them."""
 
 
+LARGEST_CONSTANT = 10_000
+"""In an image that is added: what masks with more would leave the other pixels no steps."""
+
+
 class Refused(Exception):
     """The node has no device form; the message says why."""
 
 
 @dataclass
 class Form:
-    """Nodes that take the place of `node`, and their constants."""
+    """Nodes that take the place of `node`, and their constants.
+
+    `taken` are names that nothing new may have; the new ones are added.
+    """
 
     graph: Graph
     node: Node
+    taken: set[str] = field(default_factory=set)
     nodes: list[Node] = field(default_factory=list)
     constants: dict[str, Array] = field(default_factory=dict)
 
@@ -66,12 +75,11 @@ class Form:
         **attrs: Any,
     ) -> str:
         """Add a FusedConv and return its result: that of `node`, or of a `part` on the way."""
-        name = f"{self.node.name}.{part}" if part else self.node.name
-        result = f"{self.node.outputs[0]}.{part}" if part else self.node.outputs[0]
+        name, result = self._names(part)
         offset = np.zeros(len(weight)) if bias is None else bias
-        for role, array in (("weight", weight), ("bias", offset)):
-            self.constants[f"{name}.{role}"] = np.asarray(array, np.float32)
-        inputs = (x, f"{name}.weight", f"{name}.bias", *([residual] if residual else []))
+        constants = (("weight", weight), ("bias", offset))
+        operands = (self._constant(f"{name}.{role}", array) for role, array in constants)
+        inputs = (x, *operands, *([residual] if residual else []))
         self.nodes.append(
             replace(
                 self.node,
@@ -91,18 +99,16 @@ class Form:
 
     def held(self, image: Array) -> str:
         """A constant image (1, C, H, W) as a value that the host makes for every sample."""
-        name, result = f"{self.node.name}.constant", f"{self.node.outputs[0]}.constant"
-        self.constants[name] = image.astype(np.float32)
-        inputs = self.graph.inputs[0], name
-        reason = "a constant image for VTA"
-        self.nodes.append(Node(name, "PerSample", inputs, (result,), {}, (), "host", reason))
+        name, result = self._names("constant")
+        inputs = self.graph.inputs[0], self._constant(f"{name}.image", image)
+        made = Node(name, "PerSample", inputs, (result,), {}, self.node.origin, "host")
+        self.nodes.append(replace(made, reason="a constant image for VTA"))
         return result
 
     def max_pool(self, x: str, kernel: Sequence[int], part: str = "") -> str:
         """Add a MaxPool with as large strides; windows at the end may be cut off."""
-        name = f"{self.node.name}.{part}" if part else self.node.name
-        result = f"{self.node.outputs[0]}.{part}" if part else self.node.outputs[0]
-        attrs = {name: PLAIN_CONV[name] for name in ("pads", "dilations")}
+        name, result = self._names(part)
+        attrs = {key: PLAIN_CONV[key] for key in ("pads", "dilations")}
         attrs.update(strides=tuple(kernel), kernel_shape=tuple(kernel), ceil_mode=1)
         self.nodes.append(
             replace(
@@ -110,6 +116,23 @@ class Form:
             )
         )
         return result
+
+    def _names(self, part: str) -> tuple[str, str]:
+        """Names of a node and its result: those of `node`, or of a `part` on the way."""
+        if not part:
+            return self.node.name, self.node.outputs[0]
+        return self._free(f"{self.node.name}.{part}"), self._free(f"{self.node.outputs[0]}.{part}")
+
+    def _constant(self, wanted: str, array: Array) -> str:
+        """Add a constant in float32 and return its name."""
+        name = self._free(wanted)
+        self.constants[name] = np.asarray(array, np.float32)
+        return name
+
+    def _free(self, wanted: str) -> str:
+        name = free_name(wanted, self.taken)
+        self.taken.add(name)
+        return name
 
     def image(self, value: str) -> tuple[int, ...]:
         """Shape of an image; Refused if it is something else."""
@@ -131,9 +154,12 @@ class Form:
         return np.broadcast_to(array.reshape(-1), (channels,))
 
 
-def device_form(graph: Graph, node: Node) -> Form:
-    """What takes the place of `node`; raises Refused with the reason if nothing can."""
-    form = Form(graph, node)
+def device_form(graph: Graph, node: Node, taken: set[str]) -> Form:
+    """What takes the place of `node`; raises Refused with the reason if nothing can.
+
+    Its names are none of `taken`, to which they are added.
+    """
+    form = Form(graph, node, taken)
     FORMS[node.op](form)
     return form
 
@@ -141,7 +167,7 @@ def device_form(graph: Graph, node: Node) -> Form:
 def refusal(graph: Graph, node: Node) -> str | None:
     """Why `node`, an operator of FORMS, has no device form; None if it has one."""
     try:
-        device_form(graph, node)
+        device_form(graph, node, set())
     except Refused as reason:
         return str(reason)
     return None
@@ -211,8 +237,10 @@ def _add_constant(form: Form, x: str, factor: float, constant: str, sign: float)
     offset = image[:, :, :1, :1]
     if (image == offset).all():
         form.diagonal(x, weight, bias=offset.reshape(-1))
-    else:
-        form.diagonal(x, weight, residual=form.held(image))
+        return
+    if not (np.abs(image) <= LARGEST_CONSTANT).all():
+        raise Refused(f"its constant {constant!r} reaches beyond {LARGEST_CONSTANT}")
+    form.diagonal(x, weight, residual=form.held(image))
 
 
 def _neg(form: Form) -> None:
@@ -354,22 +382,20 @@ def _resize(form: Form) -> None:
 
 
 def _pad(form: Form) -> None:
-    """Pad with a number: an identity with pads, or with more output channels."""
-    node, x = form.node, form.node.inputs[0]
-    channels, value = form.image(x)[1], float(node.attrs["value"])
+    """Pad with zeros: an identity with pads, or with more output channels."""
+    node = form.node
+    channels = form.image(node.inputs[0])[1]
     (front, back), (before, behind), (top, bottom), (left, right) = pairs(node.attrs)
-    if node.attrs["mode"] != "constant":
-        raise Refused("VTA pads with one number only")
+    if node.attrs["mode"] != "constant" or node.attrs["value"] != 0:
+        raise Refused("VTA pads with zeros only")
     if front or back or min(before, behind, top, bottom, left, right) < 0:
         raise Refused("it pads the batch, or cuts off")
-    if value:  # VTA pads with zeros, so the number is taken off before and added after
-        x = form.diagonal(x, np.ones(channels), bias=np.full(channels, -value), part="shifted")
-    pads, bias = (top, left, bottom, right), np.full(before + channels + behind, value)
-    if before + behind:
-        weight = np.pad(np.eye(channels), ((before, behind), (0, 0)))
-        form.conv(x, weight[:, :, None, None], bias, pads=pads)
-    else:
-        form.diagonal(x, np.ones(channels), bias=bias, pads=pads)
+    pads = (top, left, bottom, right)
+    if not before + behind:
+        form.diagonal(node.inputs[0], np.ones(channels), pads=pads)
+        return
+    weight = np.pad(np.eye(channels), ((before, behind), (0, 0)))
+    form.conv(node.inputs[0], weight[:, :, None, None], pads=pads)
 
 
 FORMS: dict[str, Callable[[Form], None]] = {

@@ -18,9 +18,10 @@ def to_device_forms(graph: Graph) -> Graph:
     """Put the device forms of operators in their place, and join those that need no own layer."""
     nodes: list[Node] = []
     constants = dict(graph.constants)
+    taken = {*graph.types, *(node.name for node in graph.nodes)}
     for node in graph.nodes:
         if node.device == "vta" and node.op in FORMS:
-            form = device_form(graph, node)
+            form = device_form(graph, node, taken)
             nodes += form.nodes
             constants.update(form.constants)
         elif node.device == "vta" and node.op in RELABELS:
@@ -31,28 +32,35 @@ def to_device_forms(graph: Graph) -> Graph:
 
 
 def _join(graph: Graph) -> Graph:
-    """Give residual and bounds of an identity to the layer before it, where that has none."""
+    """Give residual and bounds of an identity to a layer before it that has none of them.
+
+    The layer makes what the identity reads, or its residual: a sum has no order.
+    """
     nodes = {node.name: node for node in graph.nodes}
     producer = {value: node.name for node in graph.nodes for value in node.outputs}
     readers = graph.consumers()
     for node in graph.nodes:
-        value = node.inputs[0] if node.inputs else ""
-        if value not in producer or not _is_identity(graph, node):
+        if not _is_identity(graph, node):
             continue
-        layer = nodes[producer[value]]
-        alone = readers[value] == (node,) and node.inputs.count(value) == 1
-        if not alone or value in graph.outputs or not _is_linear(layer):
-            continue
-        bounds = {key: node.attrs[key] for key in ("min", "max")}
-        nodes[layer.name] = replace(
-            layer,
-            inputs=(*layer.inputs, *node.inputs[3:]),
-            outputs=node.outputs,
-            attrs={**layer.attrs, **bounds},
-            origin=(*layer.origin, *node.origin),
-        )
-        producer[node.outputs[0]] = layer.name
-        del nodes[node.name]
+        operands = (node.inputs[0], *node.inputs[3:])
+        for value, added in zip(operands, (operands[1:], operands[:1]), strict=False):
+            layer = nodes.get(producer.get(value, ""))
+            alone = readers[value] == (node,) and operands.count(value) == 1
+            if layer is None or not alone or value in graph.outputs:
+                continue
+            if not _takes(layer, len(added)):
+                continue
+            bounds = {key: node.attrs[key] for key in ("min", "max")}
+            nodes[layer.name] = replace(
+                layer,
+                inputs=(*layer.inputs, *added),
+                outputs=node.outputs,
+                attrs={**layer.attrs, **bounds},
+                origin=(*layer.origin, *node.origin),
+            )
+            producer[node.outputs[0]] = layer.name
+            del nodes[node.name]
+            break
     return graph.rebuild(nodes=nodes.values())
 
 
@@ -67,8 +75,8 @@ def _is_identity(graph: Graph, node: Node) -> bool:
     return ones and not np.any(bias) and attrs == plain
 
 
-def _is_linear(layer: Node) -> bool:
-    """Whether a layer has neither residual nor bounds."""
+def _takes(layer: Node, residuals: int) -> bool:
+    """Whether a layer has no bounds yet, and room for that many residuals."""
     bounded = layer.attrs.get("min") is not None or layer.attrs.get("max") is not None
     on_device = layer.op == "FusedConv" and layer.device == "vta"
-    return on_device and len(layer.inputs) == 3 and not bounded
+    return on_device and len(layer.inputs) + residuals <= 4 and not bounded
