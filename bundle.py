@@ -89,7 +89,7 @@ def bundle(
 
 
 def layer_cycles(target: Target, code: LaunchCode) -> dict[tuple[str, ...], int]:
-    """Estimated cycles of a launch by origin.
+    """Estimated cycles of a launch by layer, (its name,), and by the origin of guests.
 
     A layer's time runs from the end of the last compute instruction of its predecessor to the
     end of its own, so that the times add up to the whole launch. Origins whose instructions all
@@ -101,13 +101,13 @@ def layer_cycles(target: Target, code: LaunchCode) -> dict[tuple[str, ...], int]
     ends: dict[tuple[str, ...], int] = {}
     guests: dict[tuple[str, ...], int] = {}
     before = hosted = 0
-    for origin, module, end in zip(
-        code.origins, timeline.module.tolist(), timeline.end.tolist(), strict=True
+    for origin, layer, module, end in zip(
+        code.origins, code.layers, timeline.module.tolist(), timeline.end.tolist(), strict=True
     ):
         if module != timing.COMPUTE or not origin:
             continue
         if origin in hosts:
-            ends[origin] = end + 1 - hosted  # on a clock that stops for guests
+            ends[layer,] = end + 1 - hosted  # on a clock that stops for guests
         else:
             guests[origin] = guests.get(origin, 0) + end + 1 - before
             hosted += end + 1 - before
@@ -116,8 +116,8 @@ def layer_cycles(target: Target, code: LaunchCode) -> dict[tuple[str, ...], int]
         return guests
     ends[list(ends)[-1]] = timeline.cycles - hosted
     cycles, previous = guests, 0
-    for origin, end in ends.items():
-        cycles[origin] = end - previous
+    for key, end in ends.items():
+        cycles[key] = end - previous
         previous = end
     return cycles
 
@@ -212,7 +212,7 @@ def _layer(plan: LayerPlan, cycles: Mapping[tuple[str, ...], int]) -> Json:
         "bytes": plan.bytes_loaded + plan.bytes_stored,
         "bytes_loaded": plan.bytes_loaded,
         "bytes_stored": plan.bytes_stored,
-        "estimated_cycles": cycles.get(plan.origin, 0),
+        "estimated_cycles": cycles.get((plan.name,), cycles.get(plan.origin, 0)),
         "launch": plan.launch,
         "template": plan.template,
         "schedule": dict(plan.schedule),

@@ -78,6 +78,7 @@ class Load:
     pads: tuple[int, int, int, int] = (0, 0, 0, 0)
     origin: tuple[str, ...] = ()
     role: str = ""
+    layer: str = ""
 
     def __str__(self) -> str:
         pads = f" pads {self.pads}" if any(self.pads) else ""
@@ -97,6 +98,7 @@ class Store:
     stride: int = 0
     origin: tuple[str, ...] = ()
     role: str = ""
+    layer: str = ""
 
     def __str__(self) -> str:
         rows = _rows(self.rows, self.size, self.stride)
@@ -118,6 +120,7 @@ class Gemm:
     reset: bool = False
     origin: tuple[str, ...] = ()
     role: str = ""
+    layer: str = ""
 
     def __str__(self) -> str:
         if self.reset:
@@ -141,6 +144,7 @@ class Alu:
     src: int = 0
     origin: tuple[str, ...] = ()
     role: str = ""
+    layer: str = ""
 
     def __str__(self) -> str:
         operand = f"ACC[{self.src}]" if self.imm is None else str(self.imm)

@@ -33,12 +33,13 @@ class LaunchCode:
     """One instruction stream, arena-relative.
 
     `insns` is uint8[n, 16]; `origins[i]` names the ONNX nodes of instruction i, `roles[i]` its
-    part in them ("" for the main one).
+    part in them ("" for the main one), `layers[i]` the layer that it was written for.
     """
 
     insns: NDArray[np.uint8]
     origins: tuple[tuple[str, ...], ...]
     roles: tuple[str, ...]
+    layers: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,8 @@ def _with_micro_ops(
             phase = starts[index]
             addresses = phase.addresses()
             kernels = Load(Memory.UOP, 0, UOPS, offset, phase.size)
-            kernels = replace(kernels, origin=command.origin, role=command.role)
+            origin, role, layer = command.origin, command.role, command.layer
+            kernels = replace(kernels, origin=origin, role=role, layer=layer)
             out.append((kernels, None, 0))
             words.extend(phase.kernels)
             offset += phase.size
@@ -165,24 +167,20 @@ def _encode(
         tokens.add(index, access_of(target, one, split, regions))
     tokens.finish()
     rows, purposes = [], []
-    following: tuple[tuple[str, ...], str] = (), ""
+    following: tuple[tuple[str, ...], str, str] = (), "", ""
     for slot in reversed(tokens.slots):
         if slot.command is None:
             fields = _nop(slot.module)
         else:
             fields = _fields(target, launch, slot.command, regions)
             command = launch.commands[slot.command]
-            following = command.origin, command.role
+            following = command.origin, command.role, command.layer
         rows.append(fields | _dependences(slot))
         purposes.append(following)
     rows.reverse()
     rows.append({"opcode": Opcode.FINISH})
-    purposes = [*reversed(purposes), ((), "")]
-    return LaunchCode(
-        _encode_rows(target, rows),
-        tuple(origin for origin, _ in purposes),
-        tuple(role for _, role in purposes),
-    )
+    origins, roles, layers = zip(*reversed(purposes), ((), "", ""), strict=True)
+    return LaunchCode(_encode_rows(target, rows), origins, roles, layers)
 
 
 def _encode_rows(target: Target, rows: Sequence[Fields]) -> NDArray[np.uint8]:

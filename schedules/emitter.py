@@ -76,6 +76,11 @@ class Emitter:
         """Name the layer whose commands follow and the ONNX nodes it came from."""
         self._layer, self._origin = layer, origin
 
+    @property
+    def _whose(self) -> tuple[tuple[str, ...], str, str]:
+        """What every command says of itself: origin, role and layer."""
+        return self._origin, self._role, self._layer
+
     @contextmanager
     def role(self, name: str, origin: tuple[str, ...] | None = None) -> Iterator[None]:
         """Give the commands written inside a row of their own in profiles.
@@ -142,7 +147,7 @@ class Emitter:
     ) -> None:
         """Load `rows` rows of `size` elements."""
         self.commands.append(
-            Load(memory, sram, buffer, offset, size, rows, stride, pads, self._origin, self._role)
+            Load(memory, sram, buffer, offset, size, rows, stride, pads, *self._whose)
         )
 
     def store(
@@ -150,21 +155,21 @@ class Emitter:
     ) -> None:
         """Store `rows` rows of `size` elements."""
         self.commands.append(
-            Store(sram, buffer, offset, size, rows, stride, self._origin, self._role)
+            Store(sram, buffer, offset, size, rows, stride, *self._whose)
         )
 
     def gemm(self, dst: int, src: int, wgt: int, *loops: Loop) -> None:
         """Accumulate products."""
-        self.commands.append(Gemm(dst, src, wgt, loops, False, self._origin, self._role))
+        self.commands.append(Gemm(dst, src, wgt, loops, False, *self._whose))
 
     def reset(self, dst: int, *loops: Loop) -> None:
         """Zero accumulators."""
-        self.commands.append(Gemm(dst, 0, 0, loops, True, self._origin, self._role))
+        self.commands.append(Gemm(dst, 0, 0, loops, True, *self._whose))
 
     def alu_imm(self, op: AluOp, dst: int, imm: int, *loops: Loop) -> None:
         """Apply `op` with an immediate."""
-        self.commands.append(Alu(op, dst, loops, imm, 0, self._origin, self._role))
+        self.commands.append(Alu(op, dst, loops, imm, 0, *self._whose))
 
     def alu(self, op: AluOp, dst: int, src: int, *loops: Loop) -> None:
         """Apply `op` between accumulators."""
-        self.commands.append(Alu(op, dst, loops, None, src, self._origin, self._role))
+        self.commands.append(Alu(op, dst, loops, None, src, *self._whose))

@@ -95,6 +95,14 @@ def test_two_steps_beyond_25_sections(tmp_path: Path) -> None:
         assert all(SECTIONS in node.attrs for node in made.nodes)
 
 
+def test_every_step_has_its_own_cycles(tmp_path: Path) -> None:
+    size, attrs = POOLS["in two steps"]
+    manifest = compiled(tmp_path, pool_of(size, **attrs)).artifact.manifest
+    cycles = [layer["estimated_cycles"] for layer in manifest["layers"]]
+    assert len(cycles) == 2 and min(cycles) > 0
+    assert sum(cycles) == manifest["launches"][0]["estimated_cycles"]
+
+
 def test_windows_that_hold_as_many_need_no_sections(tmp_path: Path) -> None:
     for attrs in ({"strides": (3, 3)}, {"pads": (1, 1, 1, 1), "count_include_pad": 1}):
         made = compiled(tmp_path, pool_of((9, 9), kernel_shape=(3, 3), **attrs)).placed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -16,7 +17,7 @@ from .onnx_models import build, floats, node
 pytest.importorskip("onnxruntime")
 
 
-def saved(folder: Path, **attrs: object) -> Path:
+def saved(folder: Path, **attrs: Any) -> Path:
     """A convolution of a picture."""
     nodes = [node("Conv", "x w", auto_pad="SAME_LOWER", **attrs)]
     model = build(nodes, {"w": floats(2, 3, 3, 3)}, {"x": ("N", 3, 9, 9)})
