@@ -66,15 +66,7 @@ def _onnxruntime(path: str) -> Reference:
         raise ModelError(path, [f"onnxruntime refuses the model: {_first_line(error)}"]) from None
     names = [output.name for output in session.get_outputs()]
 
-    def run(feeds: Mapping[str, Array]) -> dict[str, Array]:
-        try:
-            values = session.run(names, dict(feeds))
-        except Exception as error:
-            problem = f"onnxruntime cannot run the model: {_first_line(error)}"
-            raise ModelError(path, [problem]) from None
-        return dict(zip(names, values, strict=True))
-
-    return Reference("onnxruntime", run)
+    return _reference("onnxruntime", path, names, session.run)
 
 
 def _evaluator(path: str) -> Reference:
@@ -84,12 +76,22 @@ def _evaluator(path: str) -> Reference:
         session = ReferenceEvaluator(path)
     except Exception as error:
         raise ModelError(path, [f"onnx cannot evaluate the model: {_first_line(error)}"]) from None
-    names = list(session.output_names)
+    return _reference("onnx ReferenceEvaluator", path, list(session.output_names), session.run)
+
+
+def _reference(
+    name: str, path: str, names: list[str], evaluate: Callable[..., Any]
+) -> Reference:
+    """`evaluate(names, feeds)` as a reference; what it cannot run is a ModelError."""
 
     def run(feeds: Mapping[str, Array]) -> dict[str, Array]:
-        return dict(zip(names, session.run(names, dict(feeds)), strict=True))
+        try:
+            values = evaluate(names, dict(feeds))
+        except Exception as error:
+            raise ModelError(path, [f"{name} cannot run the model: {_first_line(error)}"]) from None
+        return dict(zip(names, values, strict=True))
 
-    return Reference("onnx ReferenceEvaluator", run)
+    return Reference(name, run)
 
 
 def _first_line(error: Exception) -> str:

@@ -43,7 +43,6 @@ LARGEST_WINDOW = 32
 MOST_SECTIONS = 25
 """Of an average over rows and columns at once; beyond, rows come first and columns after them."""
 
-
 LARGEST_CONSTANT = 10_000
 """In an image that is added: what masks with more would leave the other pixels no steps."""
 
@@ -61,7 +60,7 @@ class Form:
 
     graph: Graph
     node: Node
-    taken: set[str] = field(default_factory=set)
+    taken: set[str]
     nodes: list[Node] = field(default_factory=list)
     constants: dict[str, Array] = field(default_factory=dict)
 

@@ -30,7 +30,7 @@ def _limit(graph: Graph, node: Node, limits: Mapping[str, float]) -> float | Non
     """The largest magnitude of the node's result, or None if nothing is known of it."""
     if node.op == "PerSample":
         return float(np.abs(graph.constants[node.inputs[1]]).max())
-    if node.inputs and node.op == "MaxPool":
+    if node.op == "MaxPool":
         return limits.get(node.inputs[0])
     if node.op != "FusedConv":
         return None
